@@ -1,0 +1,29 @@
+//! Every queue, size and time bound in one place, with its arithmetic.
+
+use std::time::Duration;
+
+/// Frames between capture and the workers. 8 frames of 1920×1080 BGR are 50 MB.
+pub const CAPTURE_QUEUE_FRAMES: usize = 8;
+/// Largest image file read, bytes: a 50-megapixel PNG stays below.
+pub const IMAGE_FILE_BYTES_MAX: u64 = 64 << 20;
+/// Largest side of an image, pixels.
+pub const IMAGE_SIDE_PX_MAX: u32 = 16_384;
+/// Items kept per frame; beyond that the frame is a HOLD (`locate.too_many_items`).
+pub const ITEMS_PER_FRAME_MAX: usize = 256;
+/// Units in one uplink transaction (data model §4.2).
+pub const UPLINK_UNITS_MAX: usize = 500;
+/// Bytes of JSON in one uplink transaction (data model §4.2).
+pub const UPLINK_BATCH_BYTES_MAX: usize = 1 << 20;
+/// First and last pause of the uplink's backoff.
+pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
+pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Inspections the dashboard keeps in memory for its list: 100 × about 4 kB.
+pub const DASHBOARD_RECENT_MAX: usize = 100;
+/// Events an SSE client may lag behind before it is told to reload.
+pub const DASHBOARD_SSE_LAG_MAX: usize = 256;
+/// Inspections waiting for the ledger's writer: it commits them as one group.
+pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
+/// Time the whole stop may take before the process exits anyway.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// Templates of one index: ids are stored as u32.
+pub const TEMPLATES_MAX: usize = u32::MAX as usize;

@@ -1,0 +1,201 @@
+//! One decision about one frame, as the ledger stores it and everything downstream reads it.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{BoundingBox, Digest, FrameQuality, Provider, Reason, Timestamp, Verdict};
+
+/// UUIDv7, made where the row is born.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct InspectionId(pub Uuid);
+
+impl std::fmt::Display for InspectionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which tier of the index answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Hot, in RAM.
+    L1,
+    /// Cold, memory-mapped.
+    L2,
+    /// Learned since the generation was built.
+    Delta,
+}
+
+impl Tier {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Tier::L1 => "l1",
+            Tier::L2 => "l2",
+            Tier::Delta => "delta",
+        }
+    }
+}
+
+/// One candidate of a search.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankedPart {
+    /// Position in the generation's `ids`.
+    pub template: u64,
+    pub part_id: String,
+    pub color_id: Option<String>,
+    /// Cosine, −1 to 1.
+    pub similarity: f32,
+}
+
+/// What the two-tier search says of one crop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatchEvidence {
+    pub part_id: String,
+    pub color_id: Option<String>,
+    pub template: u64,
+    /// Cosine to the best template, −1 to 1.
+    pub similarity: f32,
+    pub second_part_id: Option<String>,
+    pub second_similarity: Option<f32>,
+    /// `similarity` minus that of the best *other part*, 0 to 2; 2 where there is no other part.
+    pub margin: f32,
+    pub tier: Tier,
+    pub entered_stage2: bool,
+    pub stage1_ms: f32,
+    pub stage2_ms: f32,
+    /// Best first, one a part, at most five.
+    pub top_k: Vec<RankedPart>,
+}
+
+/// One located part within an inspection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    /// Position in the frame's list, from 0.
+    pub ordinal: u32,
+    /// `[x1, y1, x2, y2]` px.
+    pub bbox: BoundingBox,
+    /// Class name of the detector; `part` from the blob locator, `frame` for a whole frame.
+    pub label: String,
+    /// 0 to 1.
+    pub detection_confidence: f32,
+    /// The accepted part; `None` while in doubt or without a match stage.
+    pub part_id: Option<String>,
+    pub similarity: Option<f32>,
+    pub margin: Option<f32>,
+    pub tier: Option<Tier>,
+    /// The whole of the search's answer, also when it was not accepted.
+    pub matched: Option<MatchEvidence>,
+    pub verdict: Verdict,
+    pub reasons: Vec<Reason>,
+}
+
+/// What the anomaly model says of a frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnomalyEvidence {
+    /// The model's own scale, ≥ 0.
+    pub score_raw: f32,
+    /// Monotone in `score_raw`, 0 to 1 and never clamped before ranking; 0.5 = the bank's threshold.
+    pub score: f32,
+    /// The threshold applied, on the same scale as `score`.
+    pub threshold: f32,
+    pub image_threshold_raw: f32,
+    pub pixel_threshold_raw: f32,
+    pub map_min: f32,
+    pub map_max: f32,
+    /// Share of the map above the pixel threshold, 0 to 1.
+    pub area_above_ratio: f32,
+    pub bank_sha256: Digest,
+}
+
+/// Milliseconds of each stage; a stage that did not run is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    pub decode: f32,
+    pub quality: f32,
+    pub locate: f32,
+    pub embed: f32,
+    #[serde(rename = "match")]
+    pub matching: f32,
+    pub anomaly: f32,
+    pub decide: f32,
+    pub commit: f32,
+    /// From the frame's arrival to its commit, waiting included.
+    pub total: f32,
+}
+
+/// Kinds of artifact files kept beside an inspection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArtifactKind {
+    /// The frame as it came (the file's own bytes, or a JPEG of a video frame).
+    Frame,
+    /// At most 256 px wide.
+    Thumbnail,
+    /// The frame with boxes and verdicts drawn in.
+    Overlay,
+    /// The anomaly map as colours over the frame.
+    Heatmap,
+}
+
+impl ArtifactKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ArtifactKind::Frame => "frame",
+            ArtifactKind::Thumbnail => "thumbnail",
+            ArtifactKind::Overlay => "overlay",
+            ArtifactKind::Heatmap => "heatmap",
+        }
+    }
+}
+
+/// An artifact that is on disk, fsynced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArtifactRef {
+    pub kind: ArtifactKind,
+    /// Below the state folder's `artifacts/`.
+    pub relative_path: String,
+    pub content_type: String,
+    pub size_bytes: u64,
+    pub sha256: Digest,
+    pub width_px: u32,
+    pub height_px: u32,
+}
+
+/// One decision about one frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    #[serde(rename = "inspection_id")]
+    pub id: InspectionId,
+    /// `INS-YYYYMMDD-NNNN`; empty until the ledger gives it at commit.
+    pub code: String,
+    /// File, or `video#frame`.
+    pub source: String,
+    pub station: String,
+    pub camera: String,
+    pub recipe: String,
+    pub frame_seq: u64,
+    pub captured_at: Timestamp,
+    pub decided_at: Timestamp,
+    pub width_px: u32,
+    pub height_px: u32,
+    pub frame_sha256: Digest,
+    /// Of the canonical JSON of the provenance record, which the ledger holds.
+    pub provenance_sha256: Digest,
+    pub verdict: Verdict,
+    /// Without duplicates, gravest first; empty exactly when the verdict is PASS.
+    pub reasons: Vec<Reason>,
+    pub anomaly: Option<AnomalyEvidence>,
+    pub items: Vec<Item>,
+    /// `None` where the frame could not be decoded.
+    pub quality: Option<FrameQuality>,
+    /// Providers that really ran, by stage: `embed`, `anomaly`, `locate`.
+    pub providers: Vec<(String, Provider)>,
+    pub is_provider_fallback: bool,
+    pub deadline_ms: Option<f32>,
+    pub timings_ms: Timings,
+    pub artifacts: Vec<ArtifactRef>,
+}

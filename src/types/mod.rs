@@ -1,0 +1,26 @@
+//! The nouns every room speaks: images, boxes, evidence, verdicts, inspections.
+//!
+//! No I/O, no clock, no logging. Names and units follow `docs/glossary.md`.
+
+mod bbox;
+mod digest;
+mod image;
+mod inspection;
+mod provider;
+mod quality;
+mod reason;
+mod time;
+mod verdict;
+
+pub use bbox::BoundingBox;
+pub use digest::{Digest, DigestError};
+pub use image::{Image, ImageError};
+pub use inspection::{
+    AnomalyEvidence, ArtifactKind, ArtifactRef, Inspection, InspectionId, Item, MatchEvidence, RankedPart, Tier,
+    Timings,
+};
+pub use provider::Provider;
+pub use quality::{FrameQuality, QaStatus};
+pub use reason::Reason;
+pub use time::Timestamp;
+pub use verdict::Verdict;
