@@ -8,3 +8,28 @@ pub mod index;
 pub mod inspect;
 pub mod outbox;
 pub mod run;
+
+/// An error that ends the process with a particular exit code; any other error ends it with 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{source:#}")]
+pub struct Failure {
+    pub exit_code: u8,
+    pub source: anyhow::Error,
+}
+
+/// The configuration or a recipe is wrong (`EX_CONFIG`).
+pub const EXIT_CONFIG: u8 = 78;
+/// The command line is wrong (`EX_USAGE`).
+pub const EXIT_USAGE: u8 = 64;
+
+impl Failure {
+    #[must_use]
+    pub fn config(source: anyhow::Error) -> Self {
+        Self { exit_code: EXIT_CONFIG, source }
+    }
+
+    #[must_use]
+    pub fn usage(source: anyhow::Error) -> Self {
+        Self { exit_code: EXIT_USAGE, source }
+    }
+}
