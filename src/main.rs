@@ -4,17 +4,19 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use loupe::cmd;
+use loupe::observe::log::{self, LogFormat};
 
 /// Edge vision inspection: cameras to PASS, FAIL or HOLD, proved on the device and delivered exactly once.
 #[derive(Debug, Parser)]
 #[command(name = "loupe", version, arg_required_else_help = true, propagate_version = true)]
 struct Cli {
-    /// How much to log to stderr: error, warn, info, debug or trace, or a filter such as `loupe::uplink=debug`.
-    #[arg(long, global = true, env = "LOUPE_LOG", value_name = "LEVEL")]
+    /// How much to log to stderr: error, warn, info, debug or trace, or a filter such as `info,loupe::uplink=debug`;
+    /// the environment's LOUPE_LOG outranks it.
+    #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
-    /// Log as text for people or as one JSON object a line.
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
-    log_format: loupe::observe::LogFormat,
+    /// How a log line looks.
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -55,7 +57,10 @@ fn main() -> ExitCode {
         }
     };
     let default_level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
-    loupe::observe::init_log(cli.log.as_deref().unwrap_or(default_level), cli.log_format);
+    if let Err(error) = log::init(cli.log_format, Some(cli.log.as_deref().unwrap_or(default_level))) {
+        eprintln!("loupe: {error}");
+        return ExitCode::from(cmd::EXIT_USAGE);
+    }
     let result = match cli.command {
         Command::Run(args) => cmd::run::run(args),
         Command::Demo(args) => cmd::demo::run(args),

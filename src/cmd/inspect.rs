@@ -14,6 +14,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::inference::Runtime;
 use crate::ledger::Ledger;
+use crate::notify;
 use crate::pipeline::{Outcome, Pipeline, Progress, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::Verdict;
@@ -76,12 +77,12 @@ fn parse_policy(text: &str) -> Result<ArtifactPolicy, String> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let recipe = Arc::new(Recipe::load(&args.recipe).map_err(|error| Failure::config(error.into()))?);
     let clock = Clock::system();
-    let source = capture::paths_source(&args.paths, clock.clone())?;
+    let shutdown = Shutdown::new();
+    super::signals::stop_on_signal(&shutdown)?;
+    let source = capture::paths_source(&args.paths, clock.clone(), &shutdown)?;
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
     let ledger = Ledger::open(&args.state, clock.clone())
         .with_context(|| format!("state folder {} (choose another with --state)", args.state.display()))?;
-    let shutdown = Shutdown::new();
-    super::signals::stop_on_signal(&shutdown)?;
     let progress = Progress::default();
     let shared = Shared {
         runtime,
@@ -95,8 +96,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         name: "inspect".to_owned(),
         recipe,
         source,
-        is_stream: args.paths.iter().all(|path| capture::is_video(path)),
         artifacts: args.artifacts,
+        progress: notify::Progress::new("inspect"),
     };
     let (sender, outcomes) = bounded(OUTCOME_QUEUE);
     let pipeline = Pipeline::start(vec![input], &shared, move |outcome| {

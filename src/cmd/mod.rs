@@ -1,6 +1,7 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
 pub mod bank;
+mod board;
 pub mod check;
 mod console;
 pub mod db;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::recipe::{check_range, read_text};
+use super::recipe::read_text;
 use super::{ConfigError, Document, Recipe};
 use crate::capture::{SourceKind, SourceSpec};
 use crate::uplink::Secret;
@@ -142,9 +142,11 @@ struct RawStation {
 struct RawSource {
     kind: Option<SourceKind>,
     path: Option<PathBuf>,
+    #[serde(rename = "loop")]
     repeat: bool,
     watch: bool,
-    rate_hz: Option<f32>,
+    rate_hz: Option<f64>,
+    every_nth: Option<u32>,
 }
 
 /// Where the dashboard listens unless told otherwise.
@@ -273,14 +275,8 @@ impl RawStation {
 
 impl RawSource {
     fn validate(self, key_path: &str, document: &mut Document, folder: &Path) -> Option<SourceSpec> {
-        if let Some(rate_hz) = self.rate_hz {
-            check_range(document, &format!("{key_path}.rate_hz"), rate_hz, 0.01, 1_000.0);
-        }
         if self.kind.is_none() {
             document.fault(&format!("{key_path}.kind"), "is missing: folder, list or video");
-        }
-        if self.watch && self.kind != Some(SourceKind::Folder) {
-            document.fault(&format!("{key_path}.watch"), "works with kind = \"folder\" only");
         }
         let Some(path) = self.path else {
             document.fault(&format!("{key_path}.path"), "is missing: name the folder, list or video");
@@ -290,7 +286,15 @@ impl RawSource {
         if !path.exists() {
             document.fault(&format!("{key_path}.path"), format!("{} does not exist", path.display()));
         }
-        Some(SourceSpec { kind: self.kind?, path, repeat: self.repeat, watch: self.watch, rate_hz: self.rate_hz })
+        let mut spec = SourceSpec::new(self.kind?, path);
+        spec.repeat = self.repeat;
+        spec.watch = self.watch;
+        spec.rate_hz = self.rate_hz;
+        spec.every_nth = self.every_nth.unwrap_or(1);
+        for fault in spec.faults() {
+            document.fault(key_path, fault);
+        }
+        Some(spec)
     }
 }
 

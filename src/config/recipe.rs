@@ -397,7 +397,7 @@ fn path_or_fault(
     }
 }
 
-pub(super) fn check_range(document: &mut Document, key_path: &str, value: f32, low: f32, high: f32) {
+fn check_range(document: &mut Document, key_path: &str, value: f32, low: f32, high: f32) {
     if !(low..=high).contains(&value) {
         document.fault(key_path, format!("is {value}, must be {low} to {high}"));
     }

@@ -40,6 +40,7 @@ use crate::inference::Runtime;
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
 use crate::matching::{MatchError, PartIndex};
+use crate::notify;
 use crate::shutdown::Shutdown;
 use crate::types::Provider;
 use history::History;
@@ -65,10 +66,10 @@ pub enum PipelineError {
 pub struct StationInput {
     pub name: String,
     pub recipe: Arc<Recipe>,
-    pub source: Box<dyn FrameSource>,
-    /// Neighbouring frames show the same scene.
-    pub is_stream: bool,
+    pub source: Box<dyn FrameSource + Send>,
     pub artifacts: ArtifactPolicy,
+    /// The station's sign of life for watchdog and health check.
+    pub progress: notify::Progress,
 }
 
 impl std::fmt::Debug for StationInput {
@@ -89,7 +90,7 @@ pub struct Shared {
     pub workers: usize,
 }
 
-/// Signs of life, for the watchdog and the dashboard; cheap to clone.
+/// The whole pipeline's counters; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<ProgressCounters>);
 
@@ -111,12 +112,6 @@ impl Progress {
     #[must_use]
     pub fn finished(&self) -> u64 {
         self.0.finished.load(Ordering::Relaxed)
-    }
-
-    /// Nothing is under way: silence means that no frame came, not that the pipeline hangs.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.finished() >= self.captured()
     }
 
     /// Milliseconds inside ONNX Runtime, summed over the workers.
@@ -239,8 +234,8 @@ fn open_engines(
         stations.push(Station {
             name: input.name.clone(),
             recipe: Arc::clone(&input.recipe),
-            is_stream: input.is_stream,
             artifacts: input.artifacts,
+            progress: input.progress.clone(),
             provenance_sha256: shared.ledger.register_provenance(&provenance.canonical_json())?,
         });
         statuses.push(StationStatus {
@@ -260,7 +255,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandl
 
 /// Take frames from one source until it ends or a stop is requested.
 fn run_capture(station_index: usize, input: StationInput, shared: &Shared, jobs: &Sender<Job>) {
-    let StationInput { name, mut source, .. } = input;
+    let StationInput { name, mut source, progress, .. } = input;
     let mut position = 0;
     while !shared.shutdown.is_requested() {
         let frame = match source.next() {
@@ -274,7 +269,8 @@ fn run_capture(station_index: usize, input: StationInput, shared: &Shared, jobs:
                 return;
             }
         };
-        shared.progress.0.captured.fetch_add(1, Ordering::Relaxed);
+        shared.progress.0.captured.fetch_add(1, Ordering::SeqCst);
+        progress.set_idle(false);
         let job = Job { station_index, position, frame, arrived: Stopwatch::start() };
         if jobs.send(job).is_err() {
             return;

@@ -73,9 +73,23 @@ pub(super) fn run(
         while let Some(produced) = waiting.remove(&(station_index, next[station_index])) {
             next[station_index] += 1;
             let outcome = finish(produced, ledger, &stations[station_index]);
-            progress.0.finished.fetch_add(1, Ordering::Relaxed);
             sink(outcome);
+            stations[station_index].progress.advance();
+            let finished = progress.0.finished.fetch_add(1, Ordering::SeqCst) + 1;
+            rest(stations, || finished >= progress.captured());
         }
+    }
+}
+
+/// Nothing under way is no stall: silence then means that no frame came.
+fn rest(stations: &[Station], is_idle: impl Fn() -> bool) {
+    if !is_idle() {
+        return;
+    }
+    stations.iter().for_each(|station| station.progress.set_idle(true));
+    // A frame captured meanwhile ends the rest again.
+    if !is_idle() {
+        stations.iter().for_each(|station| station.progress.set_idle(false));
     }
 }
 

@@ -17,6 +17,7 @@ use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate::{Detection, WHOLE_FRAME_LABEL};
 use crate::matching::AcceptRule;
+use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
 use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings, Verdict};
 
@@ -25,9 +26,8 @@ use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason,
 pub struct Station {
     pub name: String,
     pub recipe: Arc<Recipe>,
-    /// Neighbouring frames show the same scene.
-    pub is_stream: bool,
     pub artifacts: ArtifactPolicy,
+    pub progress: notify::Progress,
     pub provenance_sha256: Digest,
 }
 
@@ -67,7 +67,7 @@ struct Found {
 pub fn inspect(station: &Station, engines: &mut Engines, history: &History, clock: &Clock, job: Job) -> Product {
     let watch = Stopwatch::start();
     let Job { position, frame, arrived, .. } = job;
-    let CapturedFrame { source, seq, captured_at, payload } = frame;
+    let CapturedFrame { source, seq, captured_at, is_stream, payload } = frame;
     let decoded = decode(&source, payload);
     let mut timings = Timings { decode: watch.ms(), ..Timings::default() };
 
@@ -82,7 +82,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         evidence: Evidence {
             width_px,
             height_px,
-            is_stream: station.is_stream,
+            is_stream,
             quality,
             items: Vec::new(),
             anomaly: None,
@@ -113,7 +113,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         camera: station.name.clone(),
         recipe: station.recipe.name.clone(),
         frame_seq: seq,
-        is_stream: station.is_stream,
+        is_stream,
         captured_at,
         decided_at: clock.now().max(captured_at),
         width_px,
