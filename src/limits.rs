@@ -8,6 +8,8 @@ pub const CAPTURE_QUEUE_FRAMES: usize = 8;
 pub const IMAGE_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Largest side of an image, pixels.
 pub const IMAGE_SIDE_PX_MAX: u32 = 16_384;
+/// Most pixels of an image: 100 megapixels of BGR are 300 MB, against decompression bombs.
+pub const IMAGE_PIXELS_MAX: u64 = 100_000_000;
 /// Items kept per frame; beyond that the frame is a HOLD (`locate.too_many_items`).
 pub const ITEMS_PER_FRAME_MAX: usize = 256;
 /// Units in one uplink transaction (data model §4.2).
