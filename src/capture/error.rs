@@ -28,8 +28,6 @@ pub enum CaptureError {
     Pixels { what: String, source: ImageError },
     #[error("`{}` holds no picture; looked for names ending in {extensions}", path.display())]
     NoPictures { path: PathBuf, extensions: String },
-    #[error("`{}` is neither a picture, a folder of pictures nor a video ({extensions})", path.display())]
-    UnknownPath { path: PathBuf, extensions: String },
     #[error("could not use the image list `{}`: {fault}", path.display())]
     List { path: PathBuf, fault: String },
     #[error("could not open the video `{}`: {fault}; check it with ffprobe or record it again", path.display())]

@@ -8,8 +8,17 @@
 mod codec;
 pub mod container;
 mod error;
+mod files;
 mod jpeg;
+mod list;
 mod png;
+mod source;
+mod video;
+mod watch;
 
 pub use codec::{check_image, decode_image, encode_jpeg, encode_png, read_bytes, read_image, resize_to_width};
 pub use error::CaptureError;
+pub use source::{
+    CapturedFrame, FrameSource, PICTURE_EXTENSIONS, Payload, SourceKind, SourceSpec, VIDEO_EXTENSIONS, open_source,
+    paths_source,
+};
