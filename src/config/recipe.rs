@@ -256,7 +256,7 @@ impl RawRecipe {
             document.fault("name", "is missing: give the recipe a name");
         }
         let quality = self.quality.unwrap_or_default();
-        if let Err((key, message)) = quality.limits.validate() {
+        for (key, message) in quality.limits.faults() {
             document.fault(&format!("quality.limits.{key}"), message);
         }
         if self.r#match.is_none() && self.anomaly.is_none() && self.locate.is_none() {
@@ -281,10 +281,10 @@ impl RawRecipe {
 
 impl RawLocate {
     fn validate(self, document: &mut Document, folder: &Path) -> LocateStage {
-        if let Err((key, message)) = self.blob.validate() {
+        for (key, message) in self.blob.faults() {
             document.fault(&format!("locate.blob.{key}"), message);
         }
-        if let Err((key, message)) = self.yolox.validate() {
+        for (key, message) in self.yolox.faults() {
             document.fault(&format!("locate.yolox.{key}"), message);
         }
         match self.kind {

@@ -73,7 +73,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
 
     let metrics = measure(engines, decoded.image.as_ref(), decoded.sha256, position, history, &mut timings);
     let previous = history.before(position);
-    let age_ms = if station.is_live() { clock.now().ms_since(captured_at) as f32 } else { 0.0 };
+    let age_ms = clock.now().ms_since(captured_at).max(0.0) as f32;
     let quality = metrics.map(|metrics| {
         quality::gate(&metrics, &station.recipe.quality.limits, age_ms, previous.as_ref(), decoded.sha256)
     });
@@ -148,13 +148,6 @@ pub fn criteria(recipe: &Recipe) -> Criteria<'_> {
     }
 }
 
-impl Station {
-    /// Frames of a file have no age: they were captured long ago, on purpose.
-    fn is_live(&self) -> bool {
-        false
-    }
-}
-
 fn decode(source: &str, payload: Payload) -> Decoded {
     match payload {
         Payload::Pixels(image) => {
@@ -189,7 +182,7 @@ fn measure(
 ) -> Option<FrameMetrics> {
     let watch = Stopwatch::start();
     let metrics = image.map(|image| quality::measure(image, engines.reference.as_ref()));
-    history.publish(position, metrics.as_ref().map(|metrics| PreviousFrame { frame_sha256: sha256, phash: metrics.phash }));
+    history.publish(position, metrics.as_ref().map(|metrics| PreviousFrame { sha256, phash: metrics.phash }));
     timings.quality = watch.ms();
     metrics
 }
