@@ -1,1 +1,3 @@
-//! Room under construction.
+//! Embeddings → part: the FAISS wrapper, immutable index generations, and the two-stage search.
+
+pub mod faiss;
