@@ -1,1 +1,31 @@
-//! Room under construction.
+//! Embeddings → part: the FAISS wrapper, immutable index generations, and the two-stage search.
+//!
+//! A generation is built by [`IndexBuilder`], opened and checked by [`PartIndex::open`], searched by
+//! [`PartIndex::search`] and measured against an exhaustive search by [`evaluate()`].
+//!
+//! Threads: everything runs on the caller's; a [`PartIndex`] is used by one thread at a time.
+
+mod build;
+mod error;
+pub mod evaluate;
+pub mod faiss;
+mod generation;
+mod hot;
+mod ids;
+mod kernel;
+mod manifest;
+mod rank;
+mod search;
+mod store;
+mod tune;
+mod verify;
+
+pub use build::{BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, RECALL_TARGET_DEFAULT};
+pub use error::MatchError;
+pub use evaluate::{Evaluation, evaluate};
+pub use ids::Template;
+pub use manifest::{ColdTier, Embedding, FileEntry, HotTier, Manifest};
+pub use rank::AcceptRule;
+pub use search::PartIndex;
+pub use store::Quarantined;
+pub use verify::{Verification, verify};

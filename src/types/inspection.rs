@@ -178,6 +178,8 @@ pub struct Inspection {
     pub camera: String,
     pub recipe: String,
     pub frame_seq: u64,
+    /// Whether the frame came from a stream, whose neighbours show the same scene.
+    pub is_stream: bool,
     pub captured_at: Timestamp,
     pub decided_at: Timestamp,
     pub width_px: u32,
@@ -195,6 +197,10 @@ pub struct Inspection {
     /// Providers that really ran, by stage: `embed`, `anomaly`, `locate`.
     pub providers: Vec<(String, Provider)>,
     pub is_provider_fallback: bool,
+    /// What went wrong before the decision: unreadable frame, model errors.
+    pub faults: Vec<Reason>,
+    /// Milliseconds from the frame's arrival to the decision: what the deadline was held against.
+    pub elapsed_ms: f32,
     pub deadline_ms: Option<f32>,
     pub timings_ms: Timings,
     pub artifacts: Vec<ArtifactRef>,

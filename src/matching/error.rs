@@ -1,0 +1,53 @@
+//! What can go wrong with a part index.
+
+use std::path::{Path, PathBuf};
+
+use super::faiss::FaissError;
+use crate::types::Digest;
+
+/// Why an index could not be built, opened or searched.
+#[derive(Debug, thiserror::Error)]
+pub enum MatchError {
+    #[error("{} holds no part index (no readable CURRENT): {source}; build one with `loupe index build`", dir.display())]
+    NoIndex { dir: PathBuf, source: std::io::Error },
+    #[error("{}: CURRENT names `{name}`, which is no generation; run `loupe index build` again", dir.display())]
+    BadName { dir: PathBuf, name: String },
+    /// The generation is damaged: never served, and set aside by `PartIndex::open`.
+    #[error("index generation {} is damaged: {fault}", dir.display())]
+    Damaged { dir: PathBuf, fault: String },
+    #[error("{fault}; {quarantined}; no earlier good generation is left, run `loupe index build` again")]
+    NothingToServe { fault: String, quarantined: String },
+    #[error(
+        "the index was built from {index_dim}-value embeddings, the model gives {model_dim}; rebuild the index with this model"
+    )]
+    Dimension { index_dim: usize, model_dim: usize },
+    #[error(
+        "the index was built with model {index_model}, the model in use is {model}; rebuild the index or use that model"
+    )]
+    Model { index_model: Digest, model: Digest },
+    #[error("{values} values are not whole embeddings of the index's dimension {dim}")]
+    Shape { values: usize, dim: usize },
+    #[error("embedding {position} is not finite or has no direction (norm {norm})")]
+    NoDirection { position: usize, norm: f32 },
+    #[error("no templates to build an index from")]
+    NoTemplates,
+    #[error("{templates} templates came with {vectors} vectors")]
+    CountMismatch { templates: usize, vectors: usize },
+    #[error("template {position}: {fault}")]
+    BadTemplate { position: usize, fault: String },
+    #[error("could not {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Faiss(#[from] FaissError),
+}
+
+impl MatchError {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MatchError {
+        let path = path.to_owned();
+        move |source| MatchError::Io { action, path, source }
+    }
+
+    pub(super) fn damaged(dir: &Path, fault: impl std::fmt::Display) -> MatchError {
+        MatchError::Damaged { dir: dir.to_owned(), fault: fault.to_string() }
+    }
+}

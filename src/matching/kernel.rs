@@ -1,0 +1,158 @@
+//! Inner products of a few queries with every vector of the hot tier, in one pass over memory.
+//!
+//! FAISS as the crate builds it knows no AVX2, and below 20 queries it reads all vectors once per query. Measured on one
+//! core, 7 queries × 2 166 vectors × 1 280 values: FAISS's flat index 3.0 ms, this 1.1 ms (1.5 ms without AVX2).
+//! Pure; runs on the caller's thread; overload: none, the work is `queries × vectors × dim`.
+
+/// Queries that share one read of a vector: 4 × 16 partial sums stay in the registers.
+const QUERIES_AT_ONCE: usize = 4;
+/// Partial sums of one inner product; independent, so the compiler keeps them in vector registers.
+const LANES: usize = 16;
+
+/// Inner product of each query with each vector.
+///
+/// `queries` `[n, dim]`, `vectors` `[m, dim]` → `[n, m]`. Values past the last whole vector are ignored.
+#[must_use]
+pub fn similarities(queries: &[f32], vectors: &[f32], dim: usize) -> Vec<f32> {
+    if dim == 0 {
+        return Vec::new();
+    }
+    let (n, m) = (queries.len() / dim, vectors.len() / dim);
+    let mut out = vec![0.0_f32; n * m];
+    fill(&queries[..n * dim], &vectors[..m * dim], dim, &mut out);
+    out
+}
+
+#[cfg(target_arch = "x86_64")]
+fn fill(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        #[expect(unsafe_code, reason = "a function compiled for AVX2 must be called behind a check that it is there")]
+        // SAFETY: the line above asked the processor for exactly the features that the function is compiled for.
+        unsafe {
+            fill_avx2(queries, vectors, dim, out);
+        }
+    } else {
+        fill_with::<false>(queries, vectors, dim, out);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fill(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    // Fused multiply-add is part of the base instruction set of aarch64.
+    fill_with::<{ cfg!(target_arch = "aarch64") }>(queries, vectors, dim, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn fill_avx2(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    fill_with::<true>(queries, vectors, dim, out);
+}
+
+#[inline(always)]
+fn fill_with<const FUSED: bool>(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    let m = vectors.len() / dim;
+    for (column, vector) in vectors.chunks_exact(dim).enumerate() {
+        for (group_index, group) in queries.chunks(QUERIES_AT_ONCE * dim).enumerate() {
+            let mut put = |sums: &[f32]| {
+                for (offset, sum) in sums.iter().enumerate() {
+                    out[(group_index * QUERIES_AT_ONCE + offset) * m + column] = *sum;
+                }
+            };
+            match group.len() / dim {
+                1 => put(&products::<1, FUSED>(group, vector)),
+                2 => put(&products::<2, FUSED>(group, vector)),
+                3 => put(&products::<3, FUSED>(group, vector)),
+                _ => put(&products::<QUERIES_AT_ONCE, FUSED>(group, vector)),
+            }
+        }
+    }
+}
+
+/// Inner products of `N` queries, one after the other in `queries`, with one vector.
+#[inline(always)]
+fn products<const N: usize, const FUSED: bool>(queries: &[f32], vector: &[f32]) -> [f32; N] {
+    let dim = vector.len();
+    let whole = dim - dim % LANES;
+    let mut sums = [[0.0_f32; LANES]; N];
+    for at in (0..whole).step_by(LANES) {
+        let block: &[f32] = &vector[at..at + LANES];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            let query = &queries[index * dim + at..index * dim + at + LANES];
+            for lane in 0..LANES {
+                sum[lane] = if FUSED {
+                    query[lane].mul_add(block[lane], sum[lane])
+                } else {
+                    query[lane] * block[lane] + sum[lane]
+                };
+            }
+        }
+    }
+    let mut out = [0.0_f32; N];
+    for (index, (sum, out)) in sums.iter().zip(&mut out).enumerate() {
+        let tail: f32 = (whole..dim).map(|at| queries[index * dim + at] * vector[at]).sum();
+        *out = sum.iter().sum::<f32>() + tail;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::similarities;
+
+    #[test]
+    fn every_count_and_odd_dimension_agrees_with_the_plain_sum() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        for dim in [1, 7, 16, 33, 128] {
+            for n in [0, 1, 3, 4, 5, 9] {
+                let queries: Vec<f32> = (0..n * dim).map(|_| rng.f32() - 0.5).collect();
+                let vectors: Vec<f32> = (0..6 * dim).map(|_| rng.f32() - 0.5).collect();
+                let got = similarities(&queries, &vectors, dim);
+                assert_eq!(got.len(), n * 6);
+                for (row, query) in queries.chunks(dim).enumerate() {
+                    for (column, vector) in vectors.chunks(dim).enumerate() {
+                        let wanted: f64 = query.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                        assert!((f64::from(got[row * 6 + column]) - wanted).abs() < 1e-4, "dim {dim} n {n}");
+                    }
+                }
+            }
+        }
+        assert!(similarities(&[1.0], &[1.0], 0).is_empty());
+    }
+
+    /// `cargo test --release kernel::tests::figures -- --ignored --nocapture` prints the figures above.
+    #[test]
+    #[ignore = "a measurement"]
+    fn figures() {
+        let (dim, n, m) = (1280, 7, 2166);
+        let mut rng = fastrand::Rng::with_seed(3);
+        let queries: Vec<f32> = (0..n * dim).map(|_| rng.f32() - 0.5).collect();
+        let vectors: Vec<f32> = (0..m * dim).map(|_| rng.f32() - 0.5).collect();
+        crate::matching::faiss::set_threads(1);
+        let mut flat =
+            crate::matching::faiss::Index::factory(dim, "Flat", crate::matching::faiss::Metric::InnerProduct).unwrap();
+        flat.add(&vectors).unwrap();
+        let median = |mut work: Box<dyn FnMut() + '_>| {
+            let mut times: Vec<f32> = (0..41)
+                .map(|_| {
+                    let watch = crate::clock::Stopwatch::start();
+                    work();
+                    watch.ms()
+                })
+                .collect();
+            times.sort_by(f32::total_cmp);
+            times[20]
+        };
+        let ours = median(Box::new(|| {
+            std::hint::black_box(similarities(&queries, &vectors, dim));
+        }));
+        let plain = median(Box::new(|| {
+            let mut out = vec![0.0; n * m];
+            super::fill_with::<false>(&queries, &vectors, dim, &mut out);
+            std::hint::black_box(out);
+        }));
+        let faiss = median(Box::new(|| {
+            std::hint::black_box(flat.search(&queries, 64).unwrap());
+        }));
+        println!("ours {ours} ms, without AVX2 {plain} ms, faiss flat {faiss} ms for {n} queries");
+    }
+}

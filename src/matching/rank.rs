@@ -1,0 +1,194 @@
+//! From template similarities to parts: the best template of each part, the margin, the evidence. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::TemplateIds;
+use crate::types::{MatchEvidence, RankedPart, Tier};
+
+/// Parts listed in an answer.
+pub const TOP_PARTS: usize = 5;
+/// Margin where there is no other part at all: the widest that two cosines can be apart.
+pub const MARGIN_MAX: f32 = 2.0;
+
+/// When the hot tier may answer alone, and when a match is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRule {
+    /// Least cosine to the best template, −1 to 1.
+    pub accept_similarity: f32,
+    /// Least distance from the best template to that of the best *other part*, 0 to 2.
+    pub accept_margin: f32,
+}
+
+impl AcceptRule {
+    /// Whether the first of `parts` is similar enough and far enough ahead; `false` for an empty list or a NaN rule.
+    #[must_use]
+    pub fn accepts(&self, parts: &[Candidate]) -> bool {
+        parts
+            .first()
+            .is_some_and(|best| best.similarity >= self.accept_similarity && margin(parts) >= self.accept_margin)
+    }
+}
+
+/// A template and its similarity to one query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Position in the generation's ids.
+    pub template: u32,
+    /// Number of its part.
+    pub part: u32,
+    /// Cosine.
+    pub similarity: f32,
+    pub tier: Tier,
+}
+
+impl Candidate {
+    /// Of equally similar templates the earlier one, so that the answer does not depend on the order of search.
+    fn beats(&self, other: &Self) -> bool {
+        self.similarity > other.similarity || (self.similarity == other.similarity && self.template < other.template)
+    }
+}
+
+/// The best template of each of the best parts so far.
+#[derive(Debug, Clone, Default)]
+pub struct TopParts {
+    /// Best first, one a part, at most [`TOP_PARTS`].
+    best: Vec<Candidate>,
+}
+
+impl TopParts {
+    /// Whether a template of this similarity could change the answer.
+    #[must_use]
+    pub fn wants(&self, similarity: f32) -> bool {
+        self.best.len() < TOP_PARTS || self.best.last().is_some_and(|worst| similarity >= worst.similarity)
+    }
+
+    /// Count a template in. Templates may come twice and in any order.
+    pub fn push(&mut self, candidate: Candidate) {
+        if let Some(at) = self.best.iter().position(|kept| kept.part == candidate.part) {
+            if !candidate.beats(&self.best[at]) {
+                return;
+            }
+            self.best.remove(at);
+        }
+        let at = self.best.partition_point(|kept| kept.beats(&candidate));
+        self.best.insert(at, candidate);
+        self.best.truncate(TOP_PARTS);
+    }
+
+    /// Best first, one a part.
+    #[must_use]
+    pub fn parts(&self) -> &[Candidate] {
+        &self.best
+    }
+}
+
+/// The first of `parts` minus the second, 0 to 2; 2 where there is no second.
+#[must_use]
+pub fn margin(parts: &[Candidate]) -> f32 {
+    match parts {
+        [best, second, ..] => (best.similarity - second.similarity).clamp(0.0, MARGIN_MAX),
+        _ => MARGIN_MAX,
+    }
+}
+
+/// What the search says of one query; `parts` as [`TopParts::parts`] gives them. `None` when nothing was found.
+#[must_use]
+pub fn evidence(parts: &[Candidate], ids: &TemplateIds, stages: Stages) -> Option<MatchEvidence> {
+    let ranked: Vec<RankedPart> = parts.iter().filter_map(|candidate| ranked(candidate, ids)).collect();
+    let (best, tier) = (ranked.first()?.clone(), parts.first()?.tier);
+    let second = ranked.get(1);
+    Some(MatchEvidence {
+        part_id: best.part_id,
+        color_id: best.color_id,
+        template: best.template,
+        similarity: best.similarity,
+        second_part_id: second.map(|second| second.part_id.clone()),
+        second_similarity: second.map(|second| second.similarity),
+        margin: margin(parts),
+        tier,
+        entered_stage2: stages.entered_stage2,
+        stage1_ms: stages.stage1_ms,
+        stage2_ms: stages.stage2_ms,
+        top_k: ranked,
+    })
+}
+
+/// What one query went through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stages {
+    pub entered_stage2: bool,
+    pub stage1_ms: f32,
+    pub stage2_ms: f32,
+}
+
+fn ranked(candidate: &Candidate, ids: &TemplateIds) -> Option<RankedPart> {
+    let (template, _) = ids.get(candidate.template)?;
+    Some(RankedPart {
+        template: u64::from(candidate.template),
+        part_id: template.part_id.clone(),
+        color_id: template.color_id.clone(),
+        similarity: candidate.similarity,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AcceptRule, Candidate, MARGIN_MAX, TOP_PARTS, TopParts, margin};
+    use crate::types::Tier;
+
+    fn candidate(template: u32, part: u32, similarity: f32) -> Candidate {
+        Candidate { template, part, similarity, tier: Tier::L1 }
+    }
+
+    fn best_of_each_part(candidates: Vec<Candidate>) -> Vec<Candidate> {
+        let mut top = TopParts::default();
+        candidates.into_iter().for_each(|candidate| top.push(candidate));
+        top.parts().to_vec()
+    }
+
+    #[test]
+    fn streaming_gives_what_sorting_gives_in_any_order() {
+        let mut rng = fastrand::Rng::with_seed(11);
+        for _ in 0..200 {
+            let candidates: Vec<Candidate> =
+                (0..40).map(|template| candidate(template, rng.u32(..9), f32::from(rng.u8(..12)) / 12.0)).collect();
+            let mut sorted = candidates.clone();
+            sorted.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.template.cmp(&b.template)));
+            let mut wanted: Vec<Candidate> = Vec::new();
+            for candidate in sorted {
+                if wanted.len() < TOP_PARTS && wanted.iter().all(|kept| kept.part != candidate.part) {
+                    wanted.push(candidate);
+                }
+            }
+            let mut shuffled = candidates.clone();
+            rng.shuffle(&mut shuffled);
+            assert_eq!(best_of_each_part(shuffled), wanted);
+        }
+    }
+
+    #[test]
+    fn the_margin_counts_the_best_other_part_not_the_next_template() {
+        let parts = best_of_each_part(vec![
+            candidate(0, 7, 0.90),
+            candidate(3, 8, 0.60),
+            candidate(1, 7, 0.89),
+            candidate(1, 7, 0.89),
+        ]);
+        assert_eq!(parts.len(), 2);
+        assert!((margin(&parts) - 0.30).abs() < 1e-6);
+        assert_eq!(margin(&parts[..1]), MARGIN_MAX);
+    }
+
+    #[test]
+    fn a_rule_accepts_at_its_bounds_and_never_with_nan() {
+        let parts = best_of_each_part(vec![candidate(0, 0, 0.75), candidate(1, 1, 0.5)]);
+        let rule = AcceptRule { accept_similarity: 0.75, accept_margin: 0.25 };
+        assert!(rule.accepts(&parts));
+        assert!(!AcceptRule { accept_similarity: 0.76, ..rule }.accepts(&parts));
+        assert!(!AcceptRule { accept_margin: 0.26, ..rule }.accepts(&parts));
+        assert!(!AcceptRule { accept_similarity: f32::NAN, ..rule }.accepts(&parts));
+        assert!(!AcceptRule { accept_margin: f32::NAN, ..rule }.accepts(&parts));
+        assert!(!rule.accepts(&[]));
+    }
+}

@@ -1,0 +1,249 @@
+//! Two-stage search: an embedding → the catalogue part it shows.
+//!
+//! Stage 1 compares with every template of L1 (RAM). It answers alone only when the best template is similar enough, the
+//! best *other part* is far enough behind, and L1 shows every part; else stage 2 searches L2 (memory-mapped) and both
+//! results are merged, one template a part, by exact cosine: L2 keeps the vectors themselves, so nothing is approximate
+//! but which lists are visited.
+//!
+//! Thread: an index is used by one thread at a time; it may move between threads. Overload: none here; a batch costs
+//! `N × L1` in one pass over memory plus the L2 lists of the queries that enter stage 2.
+
+use std::path::Path;
+
+use super::MatchError;
+use super::generation::Generation;
+use super::kernel;
+use super::manifest::Manifest;
+use super::rank::{self, AcceptRule, Candidate, Stages, TopParts};
+use super::store::{self, Quarantined};
+use crate::clock::Stopwatch;
+use crate::types::{Digest, MatchEvidence, Tier};
+
+/// Neighbours first asked of L2. A part often owns several of the nearest templates; 64 nearly always show another.
+const NEIGHBOURS_FIRST: usize = 64;
+/// Growth of that number while only one part shows up.
+const NEIGHBOURS_GROWTH: usize = 4;
+
+/// An opened part index.
+#[derive(Debug)]
+pub struct PartIndex {
+    generation: Generation,
+    quarantined: Option<Quarantined>,
+    /// Whether a template is in L1.
+    is_hot: Vec<bool>,
+    hot_covers_all_parts: bool,
+}
+
+impl PartIndex {
+    /// Open the live generation of the index directory `dir`, every byte of it checked. A damaged generation is moved
+    /// to `quarantine/` and the previous one serves; [`PartIndex::quarantined`] then says so.
+    ///
+    /// # Errors
+    /// When there is no index, or no generation that is whole.
+    pub fn open(dir: &Path) -> Result<Self, MatchError> {
+        let (generation, quarantined) = store::open_live(dir)?;
+        Ok(Self::of(generation, quarantined))
+    }
+
+    /// Search one opened generation.
+    #[must_use]
+    pub fn of(generation: Generation, quarantined: Option<Quarantined>) -> Self {
+        let mut is_hot = vec![false; generation.ids.len()];
+        for &position in generation.ids.hot() {
+            is_hot[position as usize] = true;
+        }
+        let hot_covers_all_parts = generation.ids.hot_covers_all_parts();
+        Self { generation, quarantined, is_hot, hot_covers_all_parts }
+    }
+
+    /// The best parts for each of `embeddings`, `[N, dim]`; one answer each, in order. Times are those of the batch,
+    /// divided by the queries that took part.
+    ///
+    /// # Errors
+    /// When `embeddings` is not `[N, dim]` finite vectors that have a direction, or FAISS fails.
+    pub fn search(&self, embeddings: &[f32], rule: AcceptRule) -> Result<Vec<MatchEvidence>, MatchError> {
+        let queries = self.normalised(embeddings)?;
+        let watch = Stopwatch::start();
+        let mut tops = self.search_hot(&queries);
+        let stage1_ms = watch.ms() / tops.len().max(1) as f32;
+
+        let unsure: Vec<usize> = (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule)).collect();
+        let watch = Stopwatch::start();
+        self.search_cold(&queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops)?;
+        let stage2_ms = watch.ms() / unsure.len().max(1) as f32;
+
+        let mut entered = vec![false; tops.len()];
+        unsure.iter().for_each(|&at| entered[at] = true);
+        let answers = tops.iter().zip(entered).enumerate().map(|(position, (top, entered_stage2))| {
+            let stage2_ms = if entered_stage2 { stage2_ms } else { 0.0 };
+            let stages = Stages { entered_stage2, stage1_ms, stage2_ms };
+            // An index has at least one template, so only a broken one finds nothing.
+            rank::evidence(top.parts(), &self.generation.ids, stages)
+                .ok_or_else(|| MatchError::damaged(&self.generation.dir, format!("query {position} found nothing")))
+        });
+        answers.collect()
+    }
+
+    /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by.
+    ///
+    /// # Errors
+    /// As [`PartIndex::search`].
+    pub fn search_exact(&self, embeddings: &[f32]) -> Result<Vec<MatchEvidence>, MatchError> {
+        let queries = self.normalised(embeddings)?;
+        let mut tops = vec![TopParts::default(); queries.len() / self.dim()];
+        let all: Vec<usize> = (0..tops.len()).collect();
+        self.search_cold(&queries, &all, usize::MAX, &mut tops)?;
+        let stages = Stages { entered_stage2: true, stage1_ms: 0.0, stage2_ms: 0.0 };
+        let damaged = || MatchError::damaged(&self.generation.dir, "an exhaustive search found nothing");
+        tops.iter().map(|top| rank::evidence(top.parts(), &self.generation.ids, stages).ok_or_else(damaged)).collect()
+    }
+
+    /// Check that embeddings of this model belong to this index.
+    ///
+    /// # Errors
+    /// When the dimension or the model differs, with both values.
+    pub fn require_model(&self, dim: usize, model_sha256: Digest) -> Result<(), MatchError> {
+        if dim != self.dim() {
+            return Err(MatchError::Dimension { index_dim: self.dim(), model_dim: dim });
+        }
+        if model_sha256 != self.embedding_model_sha256() {
+            return Err(MatchError::Model { index_model: self.embedding_model_sha256(), model: model_sha256 });
+        }
+        Ok(())
+    }
+
+    /// Values of one embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.generation.manifest.dim
+    }
+
+    /// Digest of the live generation's manifest, and so of everything in it.
+    #[must_use]
+    pub fn generation_sha256(&self) -> Digest {
+        self.generation.sha256
+    }
+
+    #[must_use]
+    pub fn embedding_model_sha256(&self) -> Digest {
+        self.generation.manifest.embedding.model_sha256
+    }
+
+    #[must_use]
+    pub fn part_count(&self) -> usize {
+        self.generation.manifest.part_count
+    }
+
+    #[must_use]
+    pub fn template_count(&self) -> usize {
+        self.generation.manifest.template_count
+    }
+
+    /// How the templates were embedded, the tiers' sizes, the files.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.generation.manifest
+    }
+
+    /// The damaged generation that this one replaced at opening; the caller logs it and raises the alert.
+    #[must_use]
+    pub fn quarantined(&self) -> Option<&Quarantined> {
+        self.quarantined.as_ref()
+    }
+
+    /// Vectors of the hot tier, `[l1.count, dim]`, normalised.
+    pub(super) fn hot_vectors(&self) -> &[f32] {
+        &self.generation.l1
+    }
+
+    /// A copy with every vector of length 1, so that inner products are cosines.
+    fn normalised(&self, embeddings: &[f32]) -> Result<Vec<f32>, MatchError> {
+        if !embeddings.len().is_multiple_of(self.dim()) {
+            return Err(MatchError::Shape { values: embeddings.len(), dim: self.dim() });
+        }
+        let mut queries = embeddings.to_vec();
+        for (position, query) in queries.chunks_exact_mut(self.dim()).enumerate() {
+            normalise(query).map_err(|norm| MatchError::NoDirection { position, norm })?;
+        }
+        Ok(queries)
+    }
+
+    fn hot_answers(&self, top: &TopParts, rule: AcceptRule) -> bool {
+        self.hot_covers_all_parts && rule.accepts(top.parts())
+    }
+
+    fn search_hot(&self, queries: &[f32]) -> Vec<TopParts> {
+        let (dim, hot, parts) = (self.dim(), self.generation.ids.hot(), self.generation.ids.parts());
+        let mut tops = vec![TopParts::default(); queries.len() / dim];
+        if hot.is_empty() {
+            return tops;
+        }
+        let similarities = kernel::similarities(queries, &self.generation.l1, dim);
+        for (row, top) in similarities.chunks_exact(hot.len()).zip(&mut tops) {
+            for (&similarity, &template) in row.iter().zip(hot) {
+                if top.wants(similarity) {
+                    top.push(Candidate { template, part: parts[template as usize], similarity, tier: Tier::L1 });
+                }
+            }
+        }
+        tops
+    }
+
+    /// Search L2 for the queries numbered in `which` and count what it finds into `tops`.
+    fn search_cold(
+        &self,
+        queries: &[f32],
+        which: &[usize],
+        nprobe: usize,
+        tops: &mut [TopParts],
+    ) -> Result<(), MatchError> {
+        let (dim, l2) = (self.dim(), &self.generation.l2);
+        let mut pending = which.to_vec();
+        let mut k = NEIGHBOURS_FIRST.min(l2.len());
+        while !pending.is_empty() {
+            let batch: Vec<f32> = pending.iter().flat_map(|&at| &queries[at * dim..(at + 1) * dim]).copied().collect();
+            let found = l2.search_probing(&batch, k, nprobe)?;
+            let rows = found.ids.chunks_exact(k).zip(found.distances.chunks_exact(k));
+            let mut again = Vec::new();
+            for (&at, (ids, similarities)) in pending.iter().zip(rows) {
+                let shows_two_parts = self.count_in(ids, similarities, &mut tops[at]);
+                let exhausted = k == l2.len() || ids.contains(&-1);
+                if !shows_two_parts && !exhausted {
+                    again.push(at);
+                }
+            }
+            pending = again;
+            k = (k * NEIGHBOURS_GROWTH).min(l2.len());
+        }
+        Ok(())
+    }
+
+    /// Count one row of FAISS's answer in; whether it showed more than one part.
+    fn count_in(&self, ids: &[i64], similarities: &[f32], top: &mut TopParts) -> bool {
+        let parts = self.generation.ids.parts();
+        let (mut first_part, mut shows_two_parts) = (None, false);
+        for (&id, &similarity) in ids.iter().zip(similarities) {
+            let Ok(template) = u32::try_from(id) else { continue };
+            let Some(&part) = parts.get(template as usize) else { continue };
+            shows_two_parts |= *first_part.get_or_insert(part) != part;
+            if top.wants(similarity) {
+                let tier = if self.is_hot[template as usize] { Tier::L1 } else { Tier::L2 };
+                top.push(Candidate { template, part, similarity, tier });
+            }
+        }
+        shows_two_parts
+    }
+}
+
+/// Scale `vector` to length 1.
+///
+/// # Errors
+/// Its norm, when that is zero or not finite.
+pub(super) fn normalise(vector: &mut [f32]) -> Result<(), f32> {
+    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if !norm.is_finite() || norm < 1e-12 {
+        return Err(norm);
+    }
+    vector.iter_mut().for_each(|value| *value /= norm);
+    Ok(())
+}

@@ -1,0 +1,338 @@
+//! The two-tier part index through its public face: agreement with brute force, damage, fallback.
+
+use std::path::Path;
+
+use loupe::matching::{AcceptRule, BuildOptions, Embedding, IndexBuilder, MatchError, PartIndex, Template, verify};
+use loupe::types::{Digest, Tier};
+use proptest::prelude::*;
+
+const STRICT: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: 0.0 };
+const USUAL: AcceptRule = AcceptRule { accept_similarity: 0.8, accept_margin: 0.1 };
+
+/// `parts` × `views` templates around one random centre a part, all of length 1.
+struct Catalogue {
+    dim: usize,
+    parts: Vec<String>,
+    vectors: Vec<f32>,
+}
+
+fn unit(vector: &mut [f32]) {
+    let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|v| *v /= norm);
+}
+
+fn catalogue(seed: u64, parts: usize, views: usize, dim: usize) -> Catalogue {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut made = Catalogue { dim, parts: Vec::new(), vectors: Vec::new() };
+    for part in 0..parts {
+        let centre: Vec<f32> = (0..dim).map(|_| rng.f32() - 0.5).collect();
+        for _ in 0..views {
+            let mut vector: Vec<f32> = centre.iter().map(|c| c + 0.7 * (rng.f32() - 0.5)).collect();
+            unit(&mut vector);
+            made.parts.push(format!("part-{part}"));
+            made.vectors.extend(vector);
+        }
+    }
+    made
+}
+
+impl Catalogue {
+    fn builder(&self, options: BuildOptions) -> IndexBuilder {
+        let model_sha256 = Digest::of(b"model");
+        let embedding = Embedding { model: "test".to_owned(), model_sha256, input_px: 160, crop_margin_ratio: 0.05 };
+        let mut builder = IndexBuilder::new(self.dim, embedding, options);
+        for (view, (part, vector)) in self.parts.iter().zip(self.vectors.chunks(self.dim)).enumerate() {
+            let color_id = Some("71".to_owned());
+            builder.push(Template { part_id: part.clone(), color_id, view: view.to_string() }, vector).unwrap();
+        }
+        builder
+    }
+
+    fn build(&self, root: &Path) -> PartIndex {
+        self.builder(BuildOptions::default()).build(root).unwrap();
+        PartIndex::open(root).unwrap()
+    }
+
+    /// Templates with noise added, and normalised.
+    fn queries(&self, seed: u64, count: usize, noise: f32) -> Vec<f32> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let scale = noise / (self.dim as f32 / 12.0).sqrt();
+        let mut queries = Vec::new();
+        for _ in 0..count {
+            let at = rng.usize(..self.parts.len()) * self.dim;
+            let template = &self.vectors[at..at + self.dim];
+            let mut query: Vec<f32> = template.iter().map(|v| v + scale * (rng.f32() - 0.5)).collect();
+            unit(&mut query);
+            queries.extend(query);
+        }
+        queries
+    }
+
+    /// Best similarity of each part, best first, by plain sums.
+    fn brute_force(&self, query: &[f32]) -> Vec<(&str, f32)> {
+        let mut best = std::collections::BTreeMap::new();
+        for (part, vector) in self.parts.iter().zip(self.vectors.chunks(self.dim)) {
+            let similarity: f32 = query.iter().zip(vector).map(|(a, b)| a * b).sum();
+            let kept = best.entry(part.as_str()).or_insert(f32::NEG_INFINITY);
+            *kept = kept.max(similarity);
+        }
+        let mut ranked: Vec<_> = best.into_iter().collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked
+    }
+}
+
+/// Change one byte in the middle of a file.
+fn flip_byte(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn live(root: &Path) -> String {
+    std::fs::read_to_string(root.join("CURRENT")).unwrap().trim().to_owned()
+}
+
+#[test]
+fn two_stages_agree_with_an_exhaustive_search_on_clusters() {
+    let root = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(1, 300, 12, 96);
+    let index = catalogue.build(root.path());
+    assert_eq!((index.part_count(), index.template_count(), index.dim()), (300, 3600, 96));
+    assert_eq!(index.manifest().l2.kind, "ivf_flat");
+    let queries = catalogue.queries(2, 600, 0.8);
+    for rule in [USUAL, STRICT] {
+        let found = index.search(&queries, rule).unwrap();
+        let pairs = found.iter().zip(queries.chunks(96));
+        let agreed = pairs.filter(|(found, query)| found.part_id == catalogue.brute_force(query)[0].0).count();
+        assert!(agreed * 1000 >= 600 * 995, "{agreed} of 600 with {rule:?}");
+    }
+}
+
+#[test]
+fn the_hot_tier_answers_alone_only_when_sure() {
+    let root = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(3, 60, 12, 96);
+    let index = catalogue.build(root.path());
+    let queries = catalogue.queries(4, 200, 0.5);
+    let found = index.search(&queries, USUAL).unwrap();
+    let alone = found.iter().filter(|e| !e.entered_stage2).count();
+    assert!(alone > 0 && alone < 200, "both ways are taken: {alone} of 200 alone");
+    for evidence in &found {
+        if !evidence.entered_stage2 {
+            assert!(evidence.similarity >= 0.8 && evidence.margin >= 0.1 && evidence.tier == Tier::L1);
+            assert_eq!(evidence.stage2_ms, 0.0);
+        }
+        assert_eq!(evidence.top_k.len(), 5);
+        assert_ne!(evidence.second_part_id.as_ref(), Some(&evidence.part_id), "the margin is to another part");
+        assert!((evidence.margin - (evidence.similarity - evidence.second_similarity.unwrap())).abs() < 1e-6);
+    }
+    let strict = index.search(&queries, STRICT).unwrap();
+    assert!(strict.iter().all(|e| e.entered_stage2));
+    assert!(strict.iter().any(|e| e.tier == Tier::L2), "some best templates are cold");
+}
+
+#[test]
+fn a_part_that_owns_hundreds_of_near_templates_does_not_hide_the_second() {
+    let root = tempfile::tempdir().unwrap();
+    let mut catalogue = catalogue(5, 1, 700, 32);
+    let other: Vec<f32> = catalogue.vectors[..32].iter().map(|v| -v).collect();
+    catalogue.parts.push("other".to_owned());
+    catalogue.vectors.extend(other);
+    catalogue.builder(BuildOptions { l1_ratio: 0.0, ..BuildOptions::default() }).build(root.path()).unwrap();
+    let index = PartIndex::open(root.path()).unwrap();
+    let found = index.search_exact(&catalogue.vectors[..32]).unwrap();
+    assert_eq!((found[0].part_id.as_str(), found[0].second_part_id.as_deref()), ("part-0", Some("other")));
+    assert!((found[0].similarity - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn one_part_alone_has_the_widest_margin_and_no_second() {
+    let root = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(6, 1, 3, 8);
+    let found = catalogue.build(root.path()).search(&catalogue.vectors[..8], USUAL).unwrap();
+    assert_eq!((found[0].margin, found[0].second_part_id.clone()), (2.0, None));
+}
+
+#[test]
+fn an_l1_that_misses_parts_never_answers_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(7, 40, 4, 32);
+    let options = BuildOptions { l1_bytes_max: 10 * 32 * 4, ..BuildOptions::default() };
+    let built = catalogue.builder(options).build(root.path()).unwrap();
+    assert_eq!((built.manifest.l1.count, built.manifest.l1.bytes), (10, 1280), "within the byte budget");
+    let index = PartIndex::open(root.path()).unwrap();
+    let loose = AcceptRule { accept_similarity: -1.0, accept_margin: 0.0 };
+    assert!(index.search(&catalogue.vectors, loose).unwrap().iter().all(|e| e.entered_stage2));
+}
+
+#[test]
+fn a_flipped_byte_in_l2_is_quarantined_and_the_previous_generation_serves() {
+    let root = tempfile::tempdir().unwrap();
+    catalogue(8, 20, 4, 32).build(root.path());
+    let good = live(root.path());
+    catalogue(9, 30, 4, 32).build(root.path());
+    let bad = live(root.path());
+    assert_ne!(good, bad);
+    flip_byte(&root.path().join(&bad).join("l2.faiss"));
+    assert!(verify(root.path()).faults[0].contains("l2.faiss has sha256"), "verify says so and changes nothing");
+    assert_eq!(live(root.path()), bad);
+
+    let index = PartIndex::open(root.path()).unwrap();
+    assert_eq!(index.part_count(), 20);
+    let quarantined = index.quarantined().unwrap();
+    assert_eq!(quarantined.name, bad);
+    assert!(quarantined.fault.contains("l2.faiss has sha256"), "{}", quarantined.fault);
+    assert_eq!(live(root.path()), good);
+    assert!(!root.path().join(&bad).exists());
+    let reason = std::fs::read_to_string(root.path().join(format!("quarantine/{bad}.reason.txt"))).unwrap();
+    assert!(reason.contains("l2.faiss has sha256"), "{reason}");
+    assert!(PartIndex::open(root.path()).unwrap().quarantined().is_none(), "the second opening is clean");
+    assert_eq!(verify(root.path()).faults, [""; 0]);
+}
+
+#[test]
+fn damage_without_a_previous_generation_is_a_clear_error() {
+    for (file, wanted) in [
+        ("l2.faiss", "l2.faiss has sha256"),
+        ("l1.faiss", "l1.faiss has sha256"),
+        ("ids.csv", "ids.csv has sha256"),
+        ("manifest.json", "manifest.json was changed"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        catalogue(10, 20, 4, 32).build(root.path());
+        flip_byte(&root.path().join(live(root.path())).join(file));
+        let error = PartIndex::open(root.path()).unwrap_err();
+        assert!(matches!(error, MatchError::NothingToServe { .. }));
+        assert!(error.to_string().contains(wanted), "{error}");
+        assert!(error.to_string().contains("loupe index build"), "{error}");
+    }
+}
+
+#[test]
+fn a_truncated_and_a_missing_file_are_both_named() {
+    let root = tempfile::tempdir().unwrap();
+    catalogue(11, 20, 4, 32).build(root.path());
+    let dir = root.path().join(live(root.path()));
+    std::fs::write(dir.join("l2.faiss"), b"").unwrap();
+    std::fs::remove_file(dir.join("ids.csv")).unwrap();
+    let faults = verify(root.path()).faults;
+    assert_eq!(faults.len(), 2, "all at once: {faults:?}");
+    assert!(faults[0].contains("l2.faiss has 0 bytes") && faults[1].contains("ids.csv is missing"), "{faults:?}");
+}
+
+/// Rewrites the manifest of the live generation and everything that names it, as a wrong build would.
+fn forge_manifest(root: &Path, change: impl Fn(&str) -> String) {
+    let dir = root.join(live(root));
+    let text = std::fs::read_to_string(dir.join("manifest.json")).unwrap();
+    let forged = change(&text);
+    assert_ne!(text, forged);
+    std::fs::write(dir.join("manifest.json"), &forged).unwrap();
+    let name = format!("gen-{}", Digest::of(forged.as_bytes()).short());
+    std::fs::rename(dir, root.join(&name)).unwrap();
+    std::fs::write(root.join("CURRENT"), name).unwrap();
+}
+
+#[test]
+fn an_l2_of_another_dimension_or_count_is_refused_with_both_numbers() {
+    for (from, to, wanted) in [
+        ("\"dim\": 32", "\"dim\": 48", "l1.faiss has dimension 32, the manifest says 48"),
+        (
+            "\"template_count\": 80",
+            "\"template_count\": 81",
+            "81 templates in the manifest, but 80 vectors in l2.faiss",
+        ),
+        ("\"format\": 1", "\"format\": 9", "format 9"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        catalogue(12, 20, 4, 32).build(root.path());
+        forge_manifest(root.path(), |text| text.replace(from, to));
+        let error = PartIndex::open(root.path()).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn ids_that_do_not_count_up_to_the_vectors_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    catalogue(13, 20, 4, 32).build(root.path());
+    let path = root.path().join(live(root.path())).join("ids.csv");
+    let old = std::fs::read_to_string(&path).unwrap();
+    let short: String = old.lines().take(80).map(|line| format!("{line}\n")).collect();
+    std::fs::write(&path, &short).unwrap();
+    let (was, is) = (Digest::of(old.as_bytes()).to_string(), Digest::of(short.as_bytes()).to_string());
+    let (was_bytes, is_bytes) = (format!("\"bytes\": {}", old.len()), format!("\"bytes\": {}", short.len()));
+    forge_manifest(root.path(), |text| text.replace(&was, &is).replace(&was_bytes, &is_bytes));
+    let error = PartIndex::open(root.path()).unwrap_err().to_string();
+    assert!(error.contains("79 rows in ids.csv, but 80 vectors in l2.faiss"), "{error}");
+}
+
+#[test]
+fn another_model_is_refused_with_both_numbers() {
+    let root = tempfile::tempdir().unwrap();
+    let index = catalogue(14, 5, 2, 32).build(root.path());
+    assert!(index.require_model(32, Digest::of(b"model")).is_ok());
+    let error = index.require_model(1280, Digest::of(b"model")).unwrap_err().to_string();
+    assert!(error.contains("32-value") && error.contains("1280"), "{error}");
+    let error = index.require_model(32, Digest::of(b"other")).unwrap_err().to_string();
+    assert!(error.contains(&Digest::of(b"other").to_string()), "{error}");
+    assert!(matches!(index.search(&[0.1; 33], USUAL), Err(MatchError::Shape { values: 33, dim: 32 })));
+    assert!(matches!(index.search(&[0.0; 32], USUAL), Err(MatchError::NoDirection { .. })));
+    assert!(matches!(index.search(&[f32::NAN; 32], USUAL), Err(MatchError::NoDirection { .. })));
+    assert!(index.search(&[], USUAL).unwrap().is_empty());
+}
+
+#[test]
+fn a_missing_index_and_a_forged_current_are_errors() {
+    let root = tempfile::tempdir().unwrap();
+    let error = PartIndex::open(root.path()).unwrap_err().to_string();
+    assert!(error.contains("loupe index build"), "{error}");
+    std::fs::write(root.path().join("CURRENT"), "../../etc").unwrap();
+    assert!(matches!(PartIndex::open(root.path()), Err(MatchError::BadName { .. })));
+    assert_eq!(verify(root.path()).faults.len(), 1);
+}
+
+#[test]
+fn building_the_same_again_gives_the_same_generation_and_two_are_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let mut names = Vec::new();
+    for seed in [15, 16, 17, 17] {
+        catalogue(seed, 20, 4, 32).build(root.path());
+        names.push(live(root.path()));
+    }
+    assert_eq!(names[2], names[3]);
+    let previous = std::fs::read_to_string(root.path().join("PREVIOUS")).unwrap();
+    assert_eq!(previous.trim(), names[1], "building the same again does not forget the previous one");
+    let entries = std::fs::read_dir(root.path()).unwrap();
+    let mut left: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("gen-") || name.starts_with(".staged"))
+        .collect();
+    let mut wanted = vec![names[1].clone(), names[2].clone()];
+    left.sort();
+    wanted.sort();
+    assert_eq!(left, wanted);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// With every query sent through both stages of a small (flat) index, the answer is that of brute force.
+    #[test]
+    fn search_is_brute_force(seed in 0_u64..1000, parts in 1_usize..12, views in 1_usize..6, dim in 1_usize..40) {
+        let root = tempfile::tempdir().unwrap();
+        let catalogue = catalogue(seed, parts, views, dim);
+        let index = catalogue.build(root.path());
+        let queries = catalogue.queries(seed + 1, 9, 1.0);
+        for (evidence, query) in index.search(&queries, STRICT).unwrap().iter().zip(queries.chunks(dim)) {
+            let wanted = catalogue.brute_force(query);
+            prop_assert_eq!(evidence.top_k.len(), wanted.len().min(5));
+            for (got, (_, similarity)) in evidence.top_k.iter().zip(&wanted) {
+                prop_assert!((got.similarity - similarity).abs() < 1e-4);
+            }
+            let margin = wanted.get(1).map_or(2.0, |second| wanted[0].1 - second.1);
+            prop_assert!((evidence.margin - margin).abs() < 1e-4);
+        }
+    }
+}
