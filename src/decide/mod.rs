@@ -99,7 +99,7 @@ pub fn decide(evidence: &Evidence, criteria: Criteria<'_>) -> Decision {
 
     let ignores_edges = evidence.is_stream && rules.at_edge == EdgeRule::Ignore;
     let is_cut = |item: &ItemEvidence| {
-        item.label != crate::locate::WHOLE_FRAME_LABEL
+        item.label != crate::locate::WHOLE_LABEL
             && item.bbox.touches_border(evidence.width_px, evidence.height_px, EDGE_MARGIN_PX)
     };
     let items: Vec<Item> = evidence

@@ -26,8 +26,6 @@ pub enum EngineError {
     Locate(#[from] LocateError),
     #[error("reference picture: {0}")]
     Reference(#[from] CaptureError),
-    #[error("index {index} was built with embedding model {built_with}, the recipe names {named}: rebuild the index or name that model")]
-    OtherEmbedder { index: String, built_with: String, named: String },
 }
 
 /// One worker's engines for one recipe. The index is shared; sessions are the worker's own.
@@ -91,14 +89,8 @@ impl Engines {
         if let (Some(stage), Some(index)) = (&recipe.matching, index) {
             let of_embed = |source| EngineError::Inference { stage: "embed", source };
             let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
-            if manifest.sha256() != index.embedding_model_sha256() {
-                return Err(EngineError::OtherEmbedder {
-                    index: stage.index.display().to_string(),
-                    built_with: index.embedding_model_sha256().short(),
-                    named: format!("{} ({})", manifest.name(), manifest.sha256().short()),
-                });
-            }
             let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
+            index.require_model(model.embedding_dim(), manifest.sha256())?;
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
             engines.matcher = Some(Matcher { model, index });
         }

@@ -15,7 +15,7 @@ use crate::config::{ArtifactPolicy, Recipe};
 use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
-use crate::locate::{Detection, WHOLE_FRAME_LABEL};
+use crate::locate;
 use crate::matching::AcceptRule;
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
@@ -191,11 +191,7 @@ fn measure(
 fn examine(station: &Station, engines: &mut Engines, image: &Image, source: &str, found: &mut Found) {
     let watch = Stopwatch::start();
     let located = match &mut engines.locator {
-        Locator::Whole => Ok(vec![Detection {
-            bbox: BoundingBox::whole(image.width_px(), image.height_px()),
-            label: WHOLE_FRAME_LABEL.to_owned(),
-            confidence: 1.0,
-        }]),
+        Locator::Whole => Ok(locate::whole(image)),
         Locator::Blob(locator) => Ok(locator.locate(image)),
         Locator::Yolox(locator) => locator.locate(image),
     };
@@ -231,8 +227,10 @@ fn identify(
         return;
     }
     let watch = Stopwatch::start();
-    let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, matcher.index.crop_of(bbox))).collect();
-    let embeddings = match matcher.model.embed(&crops, matcher.index.input_px()) {
+    let embedding = &matcher.index.manifest().embedding;
+    let crop_of = |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
+    let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
+    let embeddings = match matcher.model.embed(&crops, embedding.input_px) {
         Ok(embeddings) => embeddings,
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: embedding failed");
