@@ -44,6 +44,8 @@ pub const DASHBOARD_FILE_THREADS: usize = 2;
 pub const HEALTH_PROGRESS_AGE_MAX: Duration = Duration::from_secs(30);
 /// Inspections waiting for the ledger's writer: it commits them as one group.
 pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
+/// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
+pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
 /// Time the whole stop may take before the process exits anyway.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Templates of one index: ids are stored as u32.
