@@ -77,11 +77,8 @@ impl Daemon {
     }
 
     fn terminate(&mut self) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        // SAFETY: a signal to a child that has not been waited for.
-        #[expect(unsafe_code, reason = "std cannot send SIGTERM")]
-        let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
-        assert_eq!(sent, 0);
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 }
 

@@ -8,6 +8,7 @@
 //! This is the only room that names SQLite. The uplink asks it for units to send and tells it what arrived.
 
 mod artifacts;
+mod disk;
 mod error;
 mod gpu_stats;
 mod handle;
@@ -19,6 +20,7 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
+pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use gpu_stats::GpuStat;
 pub use handle::{Ledger, Pending};
