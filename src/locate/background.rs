@@ -10,8 +10,10 @@ use super::planes::Planes;
 const CELL: usize = 32;
 /// Cells to each side that make a neighbourhood.
 const REACH: usize = 2;
-/// Every nth pixel counts in medians.
-const STEP: usize = 2;
+/// Every nth pixel and row counts in a cell's median.
+const CELL_STEP: usize = 4;
+/// Every nth row counts in a column's median.
+const COLUMN_STEP: usize = 3;
 
 /// Luma, red-green and blue-yellow of one estimate at one place.
 type Colour = [f32; 3];
@@ -26,7 +28,7 @@ pub(super) struct Background {
 }
 
 /// An estimate for each pixel of a row, plane by plane for the vector unit.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Lanes {
     planes: [Vec<f32>; 3],
     /// 1 / luma.
@@ -34,15 +36,14 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    fn with_width(width: usize) -> Self {
+    pub(super) fn with_width(width: usize) -> Self {
         Self { planes: std::array::from_fn(|_| vec![0.0; width]), inverse: vec![0.0; width] }
     }
 
-    fn set(&mut self, x: usize, colour: Colour) {
-        for (plane, value) in self.planes.iter_mut().zip(colour) {
-            plane[x] = value;
+    fn invert(&mut self) {
+        for (inverse, &luma) in self.inverse.iter_mut().zip(&self.planes[0]) {
+            *inverse = 1.0 / if luma > 1.0 { luma } else { 1.0 };
         }
-        self.inverse[x] = 1.0 / colour[0].max(1.0);
     }
 }
 
@@ -59,35 +60,27 @@ pub(super) struct Scale {
 
 impl Background {
     pub(super) fn of(planes: &Planes) -> Self {
-        let sources = [&planes.luma, &planes.red_green, &planes.blue_yellow];
         let (width, height) = (planes.width, planes.height);
-        let mut values = Vec::with_capacity(width.max(height));
-        let rows = (0..height)
-            .map(|y| sources.map(|plane| median(&mut values, plane[y * width..][..width].iter().step_by(STEP))))
-            .collect();
+        let sources = [&planes.luma, &planes.red_green, &planes.blue_yellow];
+        let rows = (0..height).map(|y| sources.map(|plane| row_median(&plane[y * width..][..width]))).collect();
         let mut columns = Lanes::with_width(width);
-        for x in 0..width {
-            let strided = sources.map(|plane| median(&mut values, plane[x..].iter().step_by(width * STEP)));
-            columns.set(x, strided);
-        }
+        columns.planes = sources.map(|plane| column_medians(plane, width));
+        columns.invert();
         let (cells_across, cells_down) = (width.div_ceil(CELL), height.div_ceil(CELL));
         let cells = cells(planes, cells_across, cells_down);
         Self { rows, columns, cells: neighbourhoods(&cells, cells_across, cells_down), cells_across, cells_down }
     }
 
     /// Squared differences of row `y` to the estimate that explains each pixel best, in units of the thresholds: above
-    /// 1 is no background.
+    /// 1 is no background. `lanes` is scratch as wide as the picture.
     pub(super) fn score_row(&self, planes: &Planes, y: usize, scale: Scale, lanes: &mut Lanes, scores: &mut [f32]) {
         scores.fill(f32::INFINITY);
-        lanes.clone_from(&Lanes::with_width(0));
-        *lanes = Lanes::with_width(planes.width);
-        let row = self.rows[y];
-        for (plane, value) in lanes.planes.iter_mut().zip(row) {
+        explain(planes, y, &self.columns, scale, scores);
+        for (plane, value) in lanes.planes.iter_mut().zip(self.rows[y]) {
             plane.fill(value);
         }
-        lanes.inverse.fill(1.0 / row[0].max(1.0));
+        lanes.invert();
         explain(planes, y, lanes, scale, scores);
-        explain(planes, y, &self.columns, scale, scores);
         self.interpolate_row(y, lanes);
         explain(planes, y, lanes, scale, scores);
     }
@@ -95,17 +88,24 @@ impl Background {
     /// The neighbourhoods' estimate for row `y`, linear between the cells' centres.
     fn interpolate_row(&self, y: usize, lanes: &mut Lanes) {
         let (top, bottom, share) = between(y, self.cells_down);
-        let cell = |column: usize| -> Colour {
-            let upper = self.cells[top * self.cells_across + column];
-            let lower = self.cells[bottom * self.cells_across + column];
-            std::array::from_fn(|channel| upper[channel] + (lower[channel] - upper[channel]) * share)
-        };
-        let cells: Vec<Colour> = (0..self.cells_across).map(cell).collect();
-        for x in 0..lanes.inverse.len() {
-            let (left, right, share) = between(x, self.cells_across);
-            let (a, b) = (cells[left], cells[right]);
-            lanes.set(x, std::array::from_fn(|channel| a[channel] + (b[channel] - a[channel]) * share));
+        for (channel, plane) in lanes.planes.iter_mut().enumerate() {
+            let cell = |column: usize| {
+                let upper = self.cells[top * self.cells_across + column][channel];
+                let lower = self.cells[bottom * self.cells_across + column][channel];
+                upper + (lower - upper) * share
+            };
+            let centre = (CELL / 2).min(plane.len());
+            let (edge, inner) = plane.split_at_mut(centre);
+            edge.fill(cell(0));
+            for (column, segment) in inner.chunks_mut(CELL).enumerate() {
+                let first = cell(column.min(self.cells_across - 1));
+                let step = (cell((column + 1).min(self.cells_across - 1)) - first) / CELL as f32;
+                for (x, value) in segment.iter_mut().enumerate() {
+                    *value = first + step * x as f32;
+                }
+            }
         }
+        lanes.invert();
     }
 }
 
@@ -113,8 +113,47 @@ impl Background {
 fn between(position: usize, cells: usize) -> (usize, usize, f32) {
     let centred = position.saturating_sub(CELL / 2);
     let first = (centred / CELL).min(cells - 1);
-    let share = if position < CELL / 2 { 0.0 } else { (centred % CELL) as f32 / CELL as f32 };
-    (first, (first + 1).min(cells - 1), share)
+    (first, (first + 1).min(cells - 1), (centred % CELL) as f32 / CELL as f32)
+}
+
+/// Levels of every plane lie between; ten halvings find a median to a level.
+const LEVEL_MIN: f32 = -512.0;
+const HALVINGS: u32 = 10;
+
+/// Median to one level, by halving the range: counting runs in vector registers where sorting does not.
+fn row_median(values: &[f32]) -> f32 {
+    let (mut low, mut span) = (LEVEL_MIN, -2.0 * LEVEL_MIN);
+    for _ in 0..HALVINGS {
+        span /= 2.0;
+        let middle = low + span;
+        let below: u32 = values.iter().map(|&value| u32::from(value < middle)).sum();
+        if (below as usize) * 2 <= values.len() {
+            low = middle;
+        }
+    }
+    low + span / 2.0
+}
+
+/// [`row_median`] of every column at once, on every third row.
+fn column_medians(plane: &[f32], width: usize) -> Vec<f32> {
+    let mut low = vec![LEVEL_MIN; width];
+    let mut below = vec![0_u32; width];
+    let mut span = -2.0 * LEVEL_MIN;
+    for _ in 0..HALVINGS {
+        span /= 2.0;
+        below.fill(0);
+        let mut rows = 0;
+        for row in plane.chunks_exact(width).step_by(COLUMN_STEP) {
+            rows += 1;
+            for ((below, &value), &low) in below.iter_mut().zip(row).zip(&low) {
+                *below += u32::from(value < low + span);
+            }
+        }
+        for (low, &below) in low.iter_mut().zip(&below) {
+            *low += if below * 2 <= rows { span } else { 0.0 };
+        }
+    }
+    low.iter().map(|low| low + span / 2.0).collect()
 }
 
 /// Lower `scores` where `lanes` explains row `y` better.
@@ -144,9 +183,9 @@ fn cells(planes: &Planes, across: usize, down: usize) -> Vec<Colour> {
     for row in 0..down {
         for column in 0..across {
             let columns = column * CELL..((column + 1) * CELL).min(planes.width);
-            let rows = || (row * CELL..((row + 1) * CELL).min(planes.height)).step_by(2 * STEP);
+            let rows = || (row * CELL..((row + 1) * CELL).min(planes.height)).step_by(CELL_STEP);
             cells.push(sources.map(|plane| {
-                let pixels = rows().flat_map(|y| plane[y * planes.width..][columns.clone()].iter().step_by(2 * STEP));
+                let pixels = rows().flat_map(|y| plane[y * planes.width..][columns.clone()].iter().step_by(CELL_STEP));
                 median(&mut values, pixels)
             }));
         }

@@ -29,7 +29,7 @@ pub struct BlobOptions {
     pub colour_min: f32,
     /// Both at least so many times the background's own variation. Default: 4.
     pub noise_factor: f32,
-    /// A background pixel may be shaded down to this share of its lightness, 0 to 1. Default: 0.55.
+    /// A background pixel may be shaded down to this share of its lightness, 0 to 1. Default: 0.65.
     pub shadow_ratio: f32,
     /// Gaps up to twice this many working pixels are closed. Default: 2.
     pub close_px: u32,
@@ -48,7 +48,7 @@ impl Default for BlobOptions {
             luma_min: 16.0,
             colour_min: 16.0,
             noise_factor: 4.0,
-            shadow_ratio: 0.55,
+            shadow_ratio: 0.65,
             close_px: 2,
             open_px: 1,
             min_area_ratio: 0.000_3,
@@ -79,6 +79,9 @@ impl BlobOptions {
             .collect()
     }
 }
+
+/// Every nth row counts in the estimate of the background's variation.
+const NOISE_STEP: usize = 16;
 
 /// Finds parts against the background. Stateless between frames.
 #[derive(Debug, Clone)]
@@ -114,7 +117,7 @@ impl BlobLocator {
     }
 
     fn scores(&self, planes: &Planes, background: &Background) -> Vec<f32> {
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::with_width(planes.width);
         let mut scores = vec![0.0; planes.width * planes.height];
         let scale = self.scale(planes, background);
         for (y, row) in scores.chunks_exact_mut(planes.width).enumerate() {
@@ -123,21 +126,21 @@ impl BlobLocator {
         scores
     }
 
-    /// Thresholds from the background's own variation: the median difference of every eighth row, times 1.4826 as for
-    /// a normal distribution.
+    /// Thresholds from the background's own variation: the upper quartile of the differences over 1.1503, which is the
+    /// standard deviation of a normal distribution and more than that of a grain with heavy tails.
     fn scale(&self, planes: &Planes, background: &Background) -> Scale {
         let shadow_ratio = self.options.shadow_ratio;
         let threshold = |floor: f32, probe: Scale| {
-            let mut lanes = Lanes::default();
+            let mut lanes = Lanes::with_width(planes.width);
             let mut row = vec![0.0; planes.width];
-            let mut squares = Vec::with_capacity(planes.width * planes.height / 8 + planes.width);
-            for y in (0..planes.height).step_by(8) {
+            let mut squares = Vec::with_capacity(planes.width * (planes.height / NOISE_STEP + 1));
+            for y in (0..planes.height).step_by(NOISE_STEP) {
                 background.score_row(planes, y, probe, &mut lanes, &mut row);
                 squares.extend_from_slice(&row);
             }
-            let middle = squares.len() / 2;
-            let median = squares.select_nth_unstable_by(middle, f32::total_cmp).1.sqrt();
-            let threshold = floor.max(self.options.noise_factor * 1.482_6 * median).max(1.0);
+            let rank = squares.len() * 3 / 4;
+            let deviation = squares.select_nth_unstable_by(rank, f32::total_cmp).1.sqrt() / 1.150_3;
+            let threshold = floor.max(self.options.noise_factor * deviation).max(1.0);
             1.0 / (threshold * threshold)
         };
         Scale {
