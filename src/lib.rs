@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod limits;
 pub mod locate;
 pub mod matching;
+pub mod notify;
 pub mod observe;
 pub mod pipeline;
 pub mod quality;

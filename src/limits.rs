@@ -27,8 +27,25 @@ pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const DASHBOARD_RECENT_MAX: usize = 100;
 /// Events an SSE client may lag behind before it is told to reload.
 pub const DASHBOARD_SSE_LAG_MAX: usize = 256;
+/// SSE clients at once: each holds one task and at most `DASHBOARD_SSE_QUEUE_EVENTS` rendered events.
+pub const DASHBOARD_SSE_CLIENTS_MAX: usize = 32;
+/// Rendered events waiting for one SSE client's socket: 16 × about 8 kB, for 32 clients 4 MB.
+pub const DASHBOARD_SSE_QUEUE_EVENTS: usize = 16;
+/// Requests answered at once, streams aside; more get 503. A page asks for about 30 thumbnails at a time.
+pub const DASHBOARD_REQUESTS_MAX: usize = 64;
+/// Longest path with query that the dashboard reads, bytes; artifact paths stay below 200.
+pub const DASHBOARD_URI_BYTES_MAX: usize = 2_048;
+/// Longest time a dashboard request may take, streams aside.
+pub const DASHBOARD_REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+/// Threads that read artifact files for the dashboard, each holding at most one file (`IMAGE_FILE_BYTES_MAX`).
+pub const DASHBOARD_FILE_THREADS: usize = 2;
+/// A station that neither moved nor rested by design for this long makes `/healthz` answer 503: the longest
+/// inspection allowed (a cold model on a slow CPU, about 10 s) three times over.
+pub const HEALTH_PROGRESS_AGE_MAX: Duration = Duration::from_secs(30);
 /// Inspections waiting for the ledger's writer: it commits them as one group.
 pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
+/// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
+pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
 /// Time the whole stop may take before the process exits anyway.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Templates of one index: ids are stored as u32.

@@ -1,3 +1,89 @@
-//! Dispatch only.
+//! Dispatch only. Exit codes: 0 ok, 1 runtime, 64 usage, 78 configuration.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use loupe::cmd;
+use loupe::observe::log::{self, LogFormat};
+
+/// Edge vision inspection: cameras to PASS, FAIL or HOLD, proved on the device and delivered exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "loupe", version, arg_required_else_help = true, propagate_version = true)]
+struct Cli {
+    /// How much to log to stderr: error, warn, info, debug or trace, or a filter such as `info,loupe::uplink=debug`;
+    /// the environment's LOUPE_LOG outranks it.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+    /// How a log line looks.
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: inspect what the stations' sources bring, until stopped.
+    Run(cmd::run::Args),
+    /// Show Loupe at work on the bundled samples.
+    Demo(cmd::demo::Args),
+    /// Check a configuration and this machine before the daemon starts.
+    Check(cmd::check::Args),
+    /// Inspect images, folders or videos once and print a result for each.
+    Inspect(cmd::inspect::Args),
+    /// Build and evaluate memory banks of good surfaces (PatchCore).
+    Bank(cmd::bank::Args),
+    /// Build, evaluate and verify part indexes.
+    Index(cmd::index::Args),
+    /// See and send what the central database has not yet acknowledged.
+    Outbox(cmd::outbox::Args),
+    /// Manage the central PostgreSQL database.
+    Db(cmd::db::Args),
+    /// Print a shell completion script.
+    Completions {
+        /// The shell: bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_fault = error.use_stderr();
+            // A closed pipe is the reader's choice.
+            let _printed = error.print();
+            return if is_fault { ExitCode::from(cmd::EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let default_level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    if let Err(error) = log::init(cli.log_format, Some(cli.log.as_deref().unwrap_or(default_level))) {
+        eprintln!("loupe: {error}");
+        return ExitCode::from(cmd::EXIT_USAGE);
+    }
+    let result = match cli.command {
+        Command::Run(args) => cmd::run::run(args),
+        Command::Demo(args) => cmd::demo::run(args),
+        Command::Check(args) => cmd::check::run(args),
+        Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Bank(args) => cmd::bank::run(args),
+        Command::Index(args) => cmd::index::run(args),
+        Command::Outbox(args) => cmd::outbox::run(args),
+        Command::Db(args) => cmd::db::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+                return ExitCode::SUCCESS;
+            }
+            let exit_code = error.downcast_ref::<cmd::Failure>().map_or(1, |failure| failure.exit_code);
+            eprintln!("loupe: {error:#}");
+            ExitCode::from(exit_code)
+        }
+    }
+}

@@ -1,13 +1,16 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
 pub mod bank;
+mod board;
 pub mod check;
+mod console;
 pub mod db;
 pub mod demo;
 pub mod index;
 pub mod inspect;
 pub mod outbox;
 pub mod run;
+mod signals;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.
 #[derive(Debug, thiserror::Error)]

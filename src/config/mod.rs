@@ -1,1 +1,14 @@
-//! Room under construction.
+//! What the user wrote, and what runs: `Raw…` (as typed) → validated, with every fault reported at once.
+//!
+//! Relative paths in a file are relative to that file's folder.
+
+mod daemon;
+mod faults;
+mod recipe;
+
+pub use daemon::{ArtifactPolicy, Config, DashboardConfig, StationConfig, StorageConfig, UplinkConfig};
+pub use faults::{ConfigError, Document, Fault};
+pub use recipe::{
+    AnomalyStage, EdgeRule, EmptyRule, LocateStage, MatchStage, QualityStage, Recipe, Rules, StageProviders,
+    UnknownPartRule,
+};

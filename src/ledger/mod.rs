@@ -1,1 +1,28 @@
-//! Room under construction.
+//! The ledger: what this device decided, on disk before anyone hears of it.
+//!
+//! SQLite in WAL mode with `synchronous=FULL`, one writer thread ("loupe-ledger") for all callers, group commit.
+//! Invariants: a commit that returned survives a power cut, its artifacts too; committed = delivered + pending;
+//! captured = committed + refused; codes are never reused. Overload: the queue is bounded and callers wait; nothing is
+//! dropped. When the disk refuses, the commit is an error, the caller holds, and later commits go on.
+//!
+//! This is the only room that names SQLite. The uplink asks it for units to send and tells it what arrived.
+
+mod artifacts;
+mod error;
+mod gpu_stats;
+mod handle;
+mod reader;
+mod rows;
+mod store;
+mod unit;
+mod verify;
+mod writer;
+
+pub use artifacts::{NewArtifact, artifacts_dir};
+pub use error::LedgerError;
+pub use gpu_stats::GpuStat;
+pub use handle::{Ledger, Pending};
+pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
+pub use store::{Meta, database_path};
+pub use unit::{SENT_TABLES, SentRows, SentTable, Unit};
+pub use verify::Proof;

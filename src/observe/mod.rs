@@ -1,1 +1,14 @@
-//! Room under construction.
+//! What the daemon says about itself: Prometheus metrics, GPU samples, the log.
+//!
+//! Nothing here decides anything: the pipeline and the ledger count, this room renders. A [`Metrics`] handle is cheap
+//! to clone and never blocks on I/O, so any thread may hold one; label values come from closed sets (stations of the
+//! config, verdicts, reason codes, stages), which bounds the number of time series.
+
+mod gpu;
+mod gpu_stat;
+pub mod log;
+mod metrics;
+
+pub use gpu::{GpuError, GpuSampler};
+pub use gpu_stat::GpuStat;
+pub use metrics::{LedgerTotals, METRICS_CONTENT_TYPE, Metrics, STAGE_BUCKETS_S, UplinkGauges};

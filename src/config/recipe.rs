@@ -1,0 +1,404 @@
+//! Recipes: the inspection program of one product.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{ConfigError, Document, Fault};
+use crate::inference::ProviderPlan;
+use crate::locate::{BlobOptions, YoloxOptions};
+use crate::quality::QualityLimits;
+use crate::types::Digest;
+
+/// A validated recipe. Named by the digest of its text: an edited recipe is another recipe.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    pub name: String,
+    pub version_label: String,
+    /// The file's text, kept in the provenance record.
+    pub body: String,
+    pub sha256: Digest,
+    pub quality: QualityStage,
+    pub locate: LocateStage,
+    pub matching: Option<MatchStage>,
+    pub anomaly: Option<AnomalyStage>,
+    pub rules: Rules,
+}
+
+/// Limits of the gate and the scene it expects.
+#[derive(Debug, Clone)]
+pub struct QualityStage {
+    pub limits: QualityLimits,
+    /// A picture of the scene as it should look, for SSIM.
+    pub reference: Option<PathBuf>,
+}
+
+/// How items are found in a frame.
+#[derive(Debug, Clone)]
+pub enum LocateStage {
+    /// The frame is the item.
+    Whole,
+    /// Whatever differs from the background.
+    Blob(BlobOptions),
+    /// A detector in the YOLOX layout.
+    Yolox { model: PathBuf, options: YoloxOptions, providers: StageProviders },
+}
+
+/// How an item becomes a catalogue part.
+#[derive(Debug, Clone)]
+pub struct MatchStage {
+    pub index: PathBuf,
+    pub model: PathBuf,
+    pub providers: StageProviders,
+    /// Least cosine to accept, −1 to 1.
+    pub accept_similarity: f32,
+    /// Least distance to the best other part, 0 to 2.
+    pub accept_margin: f32,
+}
+
+/// How a frame's surface is compared with good ones.
+#[derive(Debug, Clone)]
+pub struct AnomalyStage {
+    pub bank: PathBuf,
+    /// Folder that holds the model folders; the bank names its own.
+    pub models: PathBuf,
+    pub providers: StageProviders,
+    /// Normalised score from which a frame fails, 0 to 1; 0.5 = the bank's own threshold.
+    pub threshold: f32,
+    /// Scores this close below the threshold hold.
+    pub hold_band: f32,
+}
+
+/// Where a stage's model may run.
+#[derive(Debug, Clone, Default)]
+pub struct StageProviders {
+    pub plan: ProviderPlan,
+    /// Whether a verdict may rest on a provider that was not the first choice.
+    pub accept_fallback: bool,
+}
+
+/// What the evidence must look like.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub items_min: u32,
+    pub items_max: u32,
+    pub when_empty: EmptyRule,
+    pub at_edge: EdgeRule,
+    pub unknown_part: UnknownPartRule,
+    /// Detector classes that may be present; empty = any.
+    pub allowed_labels: Vec<String>,
+    pub deadline_ms: Option<f32>,
+}
+
+/// A frame without any item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptyRule {
+    #[default]
+    Hold,
+    /// In a stream: not an inspection, counted as refused. A still picture holds all the same.
+    Ignore,
+}
+
+/// An item that reaches out of the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EdgeRule {
+    #[default]
+    Hold,
+    /// Not judged in this frame: a stream shows it whole in another.
+    Ignore,
+}
+
+/// An item that is like nothing in the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownPartRule {
+    #[default]
+    Hold,
+    Fail,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            items_min: 0,
+            items_max: crate::limits::ITEMS_PER_FRAME_MAX as u32,
+            when_empty: EmptyRule::Hold,
+            at_edge: EdgeRule::Hold,
+            unknown_part: UnknownPartRule::Hold,
+            allowed_labels: Vec::new(),
+            deadline_ms: None,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRecipe {
+    name: String,
+    version_label: String,
+    quality: Option<RawQuality>,
+    locate: Option<RawLocate>,
+    r#match: Option<RawMatch>,
+    anomaly: Option<RawAnomaly>,
+    rules: Option<RawRules>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawQuality {
+    reference: Option<PathBuf>,
+    limits: QualityLimits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawLocate {
+    kind: LocateKind,
+    model: Option<PathBuf>,
+    blob: BlobOptions,
+    yolox: YoloxOptions,
+    providers: Option<RawProviders>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LocateKind {
+    #[default]
+    Whole,
+    Blob,
+    Yolox,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawMatch {
+    index: Option<PathBuf>,
+    model: Option<PathBuf>,
+    accept_similarity: Option<f32>,
+    accept_margin: Option<f32>,
+    providers: Option<RawProviders>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawAnomaly {
+    bank: Option<PathBuf>,
+    models: Option<PathBuf>,
+    threshold: Option<f32>,
+    hold_band: Option<f32>,
+    providers: Option<RawProviders>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawProviders {
+    order: Vec<crate::inference::ProviderChoice>,
+    require: bool,
+    accept_fallback: bool,
+    engine_cache: Option<PathBuf>,
+    intra_threads: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRules {
+    items_min: Option<u32>,
+    items_max: Option<u32>,
+    when_empty: EmptyRule,
+    at_edge: EdgeRule,
+    unknown_part: UnknownPartRule,
+    allowed_labels: Vec<String>,
+    deadline_ms: Option<f32>,
+}
+
+/// Least cosine accepted where a recipe is silent.
+const DEFAULT_ACCEPT_SIMILARITY: f32 = 0.80;
+/// Least margin accepted where a recipe is silent.
+const DEFAULT_ACCEPT_MARGIN: f32 = 0.03;
+/// Band below the anomaly threshold that holds where a recipe is silent.
+const DEFAULT_HOLD_BAND: f32 = 0.02;
+
+impl Recipe {
+    /// Read and validate the recipe at `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or with every fault in it.
+    pub fn load(path: &Path) -> Result<Recipe, ConfigError> {
+        let body = read_text(path)?;
+        Recipe::parse(path, body)
+    }
+
+    /// Validate the recipe `body`, whose relative paths are relative to the folder of `path`.
+    ///
+    /// # Errors
+    /// With every fault in it.
+    pub fn parse(path: &Path, body: String) -> Result<Recipe, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (raw, mut document) = Document::read::<RawRecipe>(path, &body);
+        let recipe = raw.validate(&mut document, folder, body);
+        document.finish(recipe)
+    }
+}
+
+/// The text of a configuration file, or a fault that says why there is none.
+pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError {
+        path: path.display().to_string(),
+        faults: vec![Fault { key_path: String::new(), line: None, message: format!("cannot be read: {error}") }],
+    })
+}
+
+impl RawRecipe {
+    fn validate(self, document: &mut Document, folder: &Path, body: String) -> Recipe {
+        if self.name.trim().is_empty() {
+            document.fault("name", "is missing: give the recipe a name");
+        }
+        let quality = self.quality.unwrap_or_default();
+        for (key, message) in quality.limits.faults() {
+            document.fault(&format!("quality.limits.{key}"), message);
+        }
+        if self.r#match.is_none() && self.anomaly.is_none() && self.locate.is_none() {
+            document.fault("", "judges nothing: add [match], [anomaly] or [locate]");
+        }
+        Recipe {
+            name: self.name,
+            version_label: if self.version_label.is_empty() { "1".to_owned() } else { self.version_label },
+            sha256: Digest::of(body.as_bytes()),
+            body,
+            quality: QualityStage {
+                reference: quality.reference.map(|path| folder.join(path)),
+                limits: quality.limits,
+            },
+            locate: self.locate.unwrap_or_default().validate(document, folder),
+            matching: self.r#match.map(|raw| raw.validate(document, folder)),
+            anomaly: self.anomaly.map(|raw| raw.validate(document, folder)),
+            rules: self.rules.unwrap_or_default().validate(document),
+        }
+    }
+}
+
+impl RawLocate {
+    fn validate(self, document: &mut Document, folder: &Path) -> LocateStage {
+        for (key, message) in self.blob.faults() {
+            document.fault(&format!("locate.blob.{key}"), message);
+        }
+        for (key, message) in self.yolox.faults() {
+            document.fault(&format!("locate.yolox.{key}"), message);
+        }
+        match self.kind {
+            LocateKind::Whole => LocateStage::Whole,
+            LocateKind::Blob => LocateStage::Blob(self.blob),
+            LocateKind::Yolox => LocateStage::Yolox {
+                model: path_or_fault(self.model, "locate.model", "the detector's model folder", document, folder),
+                options: self.yolox,
+                providers: validate_providers(self.providers, "locate.providers", document, folder),
+            },
+        }
+    }
+}
+
+impl RawMatch {
+    fn validate(self, document: &mut Document, folder: &Path) -> MatchStage {
+        let accept_similarity = self.accept_similarity.unwrap_or(DEFAULT_ACCEPT_SIMILARITY);
+        check_range(document, "match.accept_similarity", accept_similarity, -1.0, 1.0);
+        let accept_margin = self.accept_margin.unwrap_or(DEFAULT_ACCEPT_MARGIN);
+        check_range(document, "match.accept_margin", accept_margin, 0.0, 2.0);
+        MatchStage {
+            index: path_or_fault(self.index, "match.index", "the folder `loupe index build` wrote", document, folder),
+            model: path_or_fault(self.model, "match.model", "the embedding model's folder", document, folder),
+            providers: validate_providers(self.providers, "match.providers", document, folder),
+            accept_similarity,
+            accept_margin,
+        }
+    }
+}
+
+impl RawAnomaly {
+    fn validate(self, document: &mut Document, folder: &Path) -> AnomalyStage {
+        let threshold = self.threshold.unwrap_or(0.5);
+        check_range(document, "anomaly.threshold", threshold, 0.0, 1.0);
+        let hold_band = self.hold_band.unwrap_or(DEFAULT_HOLD_BAND);
+        check_range(document, "anomaly.hold_band", hold_band, 0.0, 1.0);
+        AnomalyStage {
+            bank: path_or_fault(self.bank, "anomaly.bank", "the folder `loupe bank build` wrote", document, folder),
+            models: path_or_fault(self.models, "anomaly.models", "the folder of model folders", document, folder),
+            providers: validate_providers(self.providers, "anomaly.providers", document, folder),
+            threshold,
+            hold_band,
+        }
+    }
+}
+
+impl RawRules {
+    fn validate(self, document: &mut Document) -> Rules {
+        let defaults = Rules::default();
+        let items_max = self.items_max.unwrap_or(defaults.items_max);
+        let items_min = self.items_min.unwrap_or(defaults.items_min);
+        if items_max > defaults.items_max {
+            document.fault("rules.items_max", format!("is {items_max}, must be at most {}", defaults.items_max));
+        }
+        if items_min > items_max {
+            document.fault("rules.items_min", format!("is {items_min}, above items_max ({items_max})"));
+        }
+        if let Some(deadline_ms) = self.deadline_ms {
+            check_range(document, "rules.deadline_ms", deadline_ms, 1.0, 600_000.0);
+        }
+        Rules {
+            items_min,
+            items_max,
+            when_empty: self.when_empty,
+            at_edge: self.at_edge,
+            unknown_part: self.unknown_part,
+            allowed_labels: self.allowed_labels,
+            deadline_ms: self.deadline_ms,
+        }
+    }
+}
+
+fn validate_providers(
+    raw: Option<RawProviders>,
+    key_path: &str,
+    document: &mut Document,
+    folder: &Path,
+) -> StageProviders {
+    let Some(raw) = raw else { return StageProviders::default() };
+    if raw.order.is_empty() {
+        document.fault(&format!("{key_path}.order"), "is missing: list at least one of tensorrt, cuda, openvino, cpu");
+    }
+    if raw.intra_threads == Some(0) {
+        document.fault(&format!("{key_path}.intra_threads"), "is 0, must be at least 1");
+    }
+    StageProviders {
+        plan: ProviderPlan {
+            providers: raw.order,
+            require: raw.require,
+            cache_dir: raw.engine_cache.map(|path| folder.join(path)),
+            intra_threads: raw.intra_threads,
+        },
+        accept_fallback: raw.accept_fallback,
+    }
+}
+
+fn path_or_fault(
+    path: Option<PathBuf>,
+    key_path: &str,
+    what: &str,
+    document: &mut Document,
+    folder: &Path,
+) -> PathBuf {
+    match path {
+        Some(path) => folder.join(path),
+        None => {
+            document.fault(key_path, format!("is missing: name {what}"));
+            PathBuf::new()
+        }
+    }
+}
+
+fn check_range(document: &mut Document, key_path: &str, value: f32, low: f32, high: f32) {
+    if !(low..=high).contains(&value) {
+        document.fault(key_path, format!("is {value}, must be {low} to {high}"));
+    }
+}

@@ -1,0 +1,53 @@
+//! What can go wrong with the ledger, in words that say what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Why the ledger refused. A commit that ends so is not on disk: the station must hold.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("{} is in use by another loupe process ({holder}); stop that one first", path.display())]
+    Locked { path: PathBuf, holder: String },
+    #[error("there is no ledger at {}; run `loupe run` or `loupe inspect` with this state folder first", path.display())]
+    Missing { path: PathBuf },
+    #[error("{} is not a Loupe ledger (application id {found:#010x}); move the file away", path.display())]
+    Foreign { path: PathBuf, found: i32 },
+    #[error(
+        "the ledger {} is damaged: {finding}; keep a copy of the folder, then restore the last backup",
+        path.display()
+    )]
+    Corrupt { path: PathBuf, finding: String },
+    #[error("the ledger {} could not be brought to this version: {source}", path.display())]
+    Migrate { path: PathBuf, source: Box<refinery::Error> },
+    #[error("cannot {action} {}: {source}; check the disk and the folder's owner", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("the ledger {} could not be read or written: {source}; check free space and the disk", path.display())]
+    Sqlite { path: PathBuf, source: rusqlite::Error },
+    #[error("the ledger refuses {what}: {source}")]
+    Refused { what: String, source: rusqlite::Error },
+    #[error("the provenance {sha256} of {what} is not in the ledger; register it before the first commit")]
+    UnknownProvenance { what: String, sha256: String },
+    #[error("the ledger could not commit the group this belongs to: {reason}; check free space and the disk")]
+    GroupFailed { reason: String },
+    #[error("the ledger's writer has stopped; nothing more can be committed")]
+    Stopped,
+    #[error("a row of {table} cannot be read back: {detail}")]
+    Unreadable { table: &'static str, detail: String },
+    #[error("this ledger reports to site {bound}, not to {asked}; use another state folder for another site")]
+    OtherSite { bound: uuid::Uuid, asked: uuid::Uuid },
+}
+
+impl LedgerError {
+    pub(super) fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
+        move |source| Self::Sqlite { path: path.to_owned(), source }
+    }
+
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// Whether the row itself is at fault, not the disk: the ledger goes on without it.
+    #[must_use]
+    pub fn is_about_the_row(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::UnknownProvenance { .. })
+    }
+}

@@ -1,0 +1,228 @@
+//! [`Ledger`]: what the other rooms hold.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use uuid::Uuid;
+
+use super::LedgerError;
+use super::artifacts::NewArtifact;
+use super::gpu_stats::GpuStat;
+use super::reader::{Counters, LedgerReader};
+use super::store::{self, Meta};
+use super::writer::{Reply, Request, Writer};
+use crate::clock::Clock;
+use crate::limits;
+use crate::types::{Digest, Inspection, InspectionId, Reason};
+
+/// A handle to the ledger's one writer, and to a reader. Cheap to clone.
+///
+/// The last handle to go closes the ledger: what is queued is committed first.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    requests: Option<Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+    reader: Mutex<LedgerReader>,
+    state_dir: PathBuf,
+    meta: Meta,
+}
+
+/// A commit under way.
+#[derive(Debug)]
+pub struct Pending(Receiver<Result<Inspection, LedgerError>>);
+
+impl Pending {
+    /// Wait until the inspection is on disk; returns it with its code and artifacts.
+    ///
+    /// # Errors
+    /// When it could not be committed: then it is not in the ledger, and the station must hold.
+    pub fn wait(self) -> Result<Inspection, LedgerError> {
+        self.0.recv().map_err(|_| LedgerError::Stopped)?
+    }
+}
+
+impl Ledger {
+    /// Open the ledger below `state_dir`: made, migrated, and proved whole after a run that was cut off.
+    ///
+    /// # Errors
+    /// When another process has it, when it is damaged or from a newer version, or when the disk refuses.
+    pub fn open(state_dir: &Path, clock: Clock) -> Result<Self, LedgerError> {
+        let store = store::open(state_dir, &clock)?;
+        let meta = store.meta;
+        let reader = Mutex::new(LedgerReader::open(state_dir)?);
+        let (requests, queue) = bounded(limits::LEDGER_QUEUE_INSPECTIONS);
+        let writer = Writer::new(store, state_dir, clock, queue);
+        let thread = std::thread::Builder::new()
+            .name("loupe-ledger".to_owned())
+            .spawn(move || writer.run())
+            .map_err(LedgerError::io("start the writer of", state_dir))?;
+        let state_dir = state_dir.to_owned();
+        Ok(Self(Arc::new(Inner { requests: Some(requests), thread: Some(thread), reader, state_dir, meta })))
+    }
+
+    /// Store a provenance record (canonical JSON), once; durable before this returns its digest.
+    ///
+    /// # Errors
+    /// When it could not be committed, or is not JSON.
+    pub fn register_provenance(&self, canonical_json: &str) -> Result<Digest, LedgerError> {
+        let sha256 = Digest::of(canonical_json.as_bytes());
+        self.ask(|reply| Request::Provenance { sha256, record: canonical_json.to_owned(), reply })
+    }
+
+    /// Commit one inspection with its artifacts and wait until all of it is on disk.
+    ///
+    /// `inspection.code` and `inspection.artifacts` are given here, whatever they hold.
+    ///
+    /// # Errors
+    /// When it could not be committed: then nothing of it is in the ledger, and the station must hold.
+    pub fn commit(&self, inspection: Inspection, artifacts: Vec<NewArtifact>) -> Result<Inspection, LedgerError> {
+        self.submit(inspection, artifacts)?.wait()
+    }
+
+    /// As [`Ledger::commit`], without waiting for the disk. Waits for room in the queue.
+    ///
+    /// # Errors
+    /// When the writer has stopped.
+    pub fn submit(&self, inspection: Inspection, artifacts: Vec<NewArtifact>) -> Result<Pending, LedgerError> {
+        let (reply, outcome) = bounded(1);
+        self.send(Request::Commit { inspection: Box::new(inspection), artifacts, reply })?;
+        Ok(Pending(outcome))
+    }
+
+    /// Spool samples for the central side; the oldest beyond [`limits::GPU_STATS_SPOOL_MAX`] fall out, counted.
+    ///
+    /// # Errors
+    /// When they could not be committed.
+    pub fn record_gpu_stats(&self, samples: Vec<GpuStat>) -> Result<(), LedgerError> {
+        self.ask(|reply| Request::GpuStats { samples, reply })
+    }
+
+    /// Count frames of a station that were captured and not inspected. Does not wait for the disk: the writer keeps
+    /// the count until it is committed.
+    ///
+    /// # Errors
+    /// When the writer has stopped.
+    pub fn refused(&self, station: &str, reason: Reason, count: u64) -> Result<(), LedgerError> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.send(Request::Refused { station: station.to_owned(), reason: reason.code(), count })
+    }
+
+    /// Take delivered units out of the outbox; returns how many were still there.
+    ///
+    /// # Errors
+    /// When that could not be committed; the units are then sent again.
+    pub fn acknowledge(&self, seqs: Vec<i64>, batch_sha256: Digest) -> Result<usize, LedgerError> {
+        self.ask(|reply| Request::Acknowledge { seqs, batch: batch_sha256, reply })
+    }
+
+    /// Take delivered samples out of the spool; returns how many were still there.
+    ///
+    /// # Errors
+    /// When that could not be committed; the samples are then sent again.
+    pub fn acknowledge_gpu_stats(&self, seqs: Vec<i64>) -> Result<usize, LedgerError> {
+        self.ask(|reply| Request::AcknowledgeGpuStats { seqs, reply })
+    }
+
+    /// Set a unit aside that the central side refuses; it stays pending and is not sent by itself.
+    ///
+    /// # Errors
+    /// When that could not be committed.
+    pub fn park(&self, seq: i64, error: &str) -> Result<(), LedgerError> {
+        self.ask(|reply| Request::Park { seq, error: error.to_owned(), reply }).map(drop)
+    }
+
+    /// Offer every parked unit again; returns how many.
+    ///
+    /// # Errors
+    /// When that could not be committed.
+    pub fn unpark(&self) -> Result<usize, LedgerError> {
+        self.ask(|reply| Request::Unpark { reply })
+    }
+
+    /// Bind this ledger to the site it reports to.
+    ///
+    /// # Errors
+    /// [`LedgerError::OtherSite`] when it already reports to another one.
+    pub fn bind_site(&self, site_id: Uuid) -> Result<(), LedgerError> {
+        self.ask(|reply| Request::BindSite { site_id, reply }).map(drop)
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn counters(&self) -> Result<Counters, LedgerError> {
+        self.read(LedgerReader::counters)
+    }
+
+    /// The last `count` inspections in the order of their commits, newest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn recent(&self, count: usize) -> Result<Vec<Inspection>, LedgerError> {
+        self.read(|reader| reader.recent(count))
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn get(&self, id: InspectionId) -> Result<Option<Inspection>, LedgerError> {
+        self.read(|reader| reader.get(id))
+    }
+
+    /// Which device this is; made with the ledger.
+    #[must_use]
+    pub fn device_id(&self) -> Uuid {
+        self.0.meta.device_id
+    }
+
+    /// Rises when a backup is restored.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.0.meta.epoch
+    }
+
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.0.state_dir
+    }
+
+    /// Commit what is queued, move it into the file and mark the run as ended well. Other handles get
+    /// [`LedgerError::Stopped`] from now on.
+    ///
+    /// # Errors
+    /// When the ledger could not be closed cleanly; what was committed is on disk all the same.
+    pub fn close(self) -> Result<(), LedgerError> {
+        self.ask(|reply| Request::Close { reply })
+    }
+
+    fn send(&self, request: Request) -> Result<(), LedgerError> {
+        let requests = self.0.requests.as_ref().ok_or(LedgerError::Stopped)?;
+        requests.send(request).map_err(|_| LedgerError::Stopped)
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LedgerError> {
+        let (reply, outcome) = bounded(1);
+        self.send(request(reply))?;
+        outcome.recv().map_err(|_| LedgerError::Stopped)?
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&LedgerReader) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        work(&self.0.reader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(state_dir = %self.state_dir.display(), "the ledger's writer panicked");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! [`LedgerReader`]: a read-only connection, for lists, counters, the outbox and its proof.
+//!
+//! Reads never wait for the writer (WAL), and see one consistent state per statement.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
+
+use super::LedgerError;
+use super::store::{self, Meta};
+use crate::types::{Inspection, InspectionId, Timestamp};
+
+/// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Inspections ever committed.
+    pub committed: u64,
+    /// Those the central side acknowledged.
+    pub delivered: u64,
+    /// Those it did not; includes `parked`.
+    pub pending: u64,
+    /// Those it refused.
+    pub parked: u64,
+    /// Frames captured and not inspected.
+    pub refused: u64,
+    /// Frames captured: committed and refused.
+    pub captured: u64,
+    /// GPU samples that fell out of the spool.
+    pub dropped_samples: u64,
+}
+
+/// The state of the outbox.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutboxStatus {
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// When the oldest pending unit was committed.
+    pub oldest_at: Option<Timestamp>,
+    /// The first parked units and what central said of them, at most ten.
+    pub parked_units: Vec<ParkedUnit>,
+}
+
+/// A unit that central refused.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ParkedUnit {
+    pub seq: i64,
+    pub inspection_id: InspectionId,
+    pub attempts: u32,
+    pub last_error: String,
+}
+
+#[derive(Debug)]
+pub struct LedgerReader {
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
+    pub(super) state_dir: PathBuf,
+}
+
+impl LedgerReader {
+    /// Open the ledger below `state_dir` for reading; the daemon may be running.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
+        let connection = store::open_for_reading(state_dir)?;
+        Ok(Self { connection, path: store::database_path(state_dir), state_dir: state_dir.to_owned() })
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn meta(&self) -> Result<Meta, LedgerError> {
+        store::read_meta(&self.connection).map_err(LedgerError::sqlite(&self.path))
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn counters(&self) -> Result<Counters, LedgerError> {
+        let sql = "SELECT committed_total, delivered_total, dropped_samples,
+                (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals)
+             FROM outbox_state";
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 5]> {
+            Ok([count(row, 0)?, count(row, 1)?, count(row, 2)?, count(row, 3)?, count(row, 4)?])
+        };
+        let [committed, delivered, dropped_samples, parked, refused] = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([], read))
+            .map_err(LedgerError::sqlite(&self.path))?;
+        Ok(Counters {
+            committed,
+            delivered,
+            pending: committed.saturating_sub(delivered),
+            parked,
+            refused,
+            captured: committed + refused,
+            dropped_samples,
+        })
+    }
+
+    /// The last `count` inspections in the order of their commits, newest first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn recent(&self, count: usize) -> Result<Vec<Inspection>, LedgerError> {
+        let limit = i64::try_from(count).unwrap_or(i64::MAX);
+        let records: Vec<String> = self
+            .connection
+            .prepare_cached("SELECT record FROM inspections ORDER BY rowid DESC LIMIT ?1")
+            .and_then(|mut statement| statement.query_map([limit], |row| row.get(0))?.collect())
+            .map_err(LedgerError::sqlite(&self.path))?;
+        records.iter().map(|record| parse(record)).collect()
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn get(&self, id: InspectionId) -> Result<Option<Inspection>, LedgerError> {
+        let record: Option<String> = self
+            .connection
+            .prepare_cached("SELECT record FROM inspections WHERE id = ?1")
+            .and_then(|mut statement| statement.query_row(params![id.0.as_bytes()], |row| row.get(0)).optional())
+            .map_err(LedgerError::sqlite(&self.path))?;
+        record.map(|record| parse(&record)).transpose()
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn outbox_status(&self) -> Result<OutboxStatus, LedgerError> {
+        let on_sqlite = LedgerError::sqlite(&self.path);
+        let counters = self.counters()?;
+        let oldest_at: Option<i64> = self
+            .connection
+            .query_row("SELECT enqueued_at FROM outbox ORDER BY seq LIMIT 1", [], |row| row.get(0))
+            .optional()
+            .map_err(&on_sqlite)?;
+        let sql = "SELECT seq, key_id, attempts, coalesce(last_error, '') FROM outbox WHERE state = 'parked'
+             ORDER BY seq LIMIT 10";
+        let read = |row: &Row<'_>| {
+            Ok(ParkedUnit {
+                seq: row.get(0)?,
+                inspection_id: InspectionId(uuid::Uuid::from_bytes(row.get(1)?)),
+                attempts: row.get(2)?,
+                last_error: row.get(3)?,
+            })
+        };
+        let parked_units = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_map([], read)?.collect())
+            .map_err(&on_sqlite)?;
+        Ok(OutboxStatus { counters, oldest_at: oldest_at.map(Timestamp::from_micros), parked_units })
+    }
+}
+
+fn count(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(index)?).unwrap_or(0))
+}
+
+pub(super) fn parse(record: &str) -> Result<Inspection, LedgerError> {
+    serde_json::from_str(record)
+        .map_err(|error| LedgerError::Unreadable { table: "inspections", detail: error.to_string() })
+}

@@ -1,0 +1,360 @@
+//! One inspection as rows: the statements of a commit, run inside the writer's transaction.
+//!
+//! The family of an inspection (items, map, frame quality, artifacts) shares its `captured_at` and id and is written
+//! with it or not at all; with it go the outbox entry and the counter.
+
+use rusqlite::{CachedStatement, Connection, params};
+use uuid::Uuid;
+
+use super::LedgerError;
+use super::gpu_stats::GpuStat;
+use crate::types::{Digest, Inspection, Item, Timestamp, Verdict};
+
+/// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
+pub(super) fn insert_inspection(
+    connection: &Connection,
+    inspection: &mut Inspection,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    inspection.code = next_code(connection, inspection.captured_at)?;
+    insert_root(connection, inspection)?;
+    for item in &inspection.items {
+        insert_item(connection, inspection, item)?;
+    }
+    insert_anomaly_map(connection, inspection)?;
+    insert_frame_qa(connection, inspection)?;
+    insert_artifacts(connection, inspection)?;
+    let row_count = 1
+        + inspection.items.len()
+        + usize::from(inspection.anomaly.is_some())
+        + usize::from(inspection.quality.is_some());
+    cached(
+        connection,
+        "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
+         VALUES ('inspections', ?1, ?2, ?3, 'pending', 0, ?4)",
+    )?
+    .execute(params![
+        inspection.captured_at.as_micros(),
+        inspection.id.0.as_bytes(),
+        i64::try_from(row_count).unwrap_or(i64::MAX),
+        now.as_micros()
+    ])?;
+    cached(connection, "UPDATE outbox_state SET committed_total = committed_total + 1")?.execute([])?;
+    Ok(())
+}
+
+/// Why this one inspection was refused while its group went on.
+pub(super) fn classify(source: rusqlite::Error, inspection: &Inspection) -> LedgerError {
+    let what = format!("inspection {} of {}", inspection.id, inspection.source);
+    match source.sqlite_error() {
+        Some(cause) if cause.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY => {
+            LedgerError::UnknownProvenance { what, sha256: inspection.provenance_sha256.to_string() }
+        }
+        _ => LedgerError::Refused { what, source },
+    }
+}
+
+fn cached<'a>(connection: &'a Connection, sql: &str) -> rusqlite::Result<CachedStatement<'a>> {
+    connection.prepare_cached(sql)
+}
+
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// `INS-YYYYMMDD-NNNN`, the next of the day; the number is durable with the row that bears it.
+fn next_code(connection: &Connection, captured_at: Timestamp) -> rusqlite::Result<String> {
+    let day = captured_at.local_day();
+    let number: i64 = cached(
+        connection,
+        "INSERT INTO inspection_codes (day, last_number) VALUES (?1, 1)
+         ON CONFLICT (day) DO UPDATE SET last_number = last_number + 1 RETURNING last_number",
+    )?
+    .query_row([&day], |row| row.get(0))?;
+    Ok(format!("INS-{day}-{number:04}"))
+}
+
+fn least(values: impl Iterator<Item = Option<f32>>) -> Option<f32> {
+    values.flatten().reduce(f32::min)
+}
+
+fn insert_root(connection: &Connection, inspection: &Inspection) -> rusqlite::Result<()> {
+    let (score_raw, score) = inspection.anomaly.as_ref().map(|a| (a.score_raw, a.score)).unzip();
+    let frame_seq = i64::try_from(inspection.frame_seq).unwrap_or(i64::MAX);
+    let item_count = i64::try_from(inspection.items.len()).unwrap_or(i64::MAX);
+    cached(
+        connection,
+        "INSERT INTO inspections (captured_at, id, code, station, camera, recipe, source, frame_seq, frame_width_px,
+            frame_height_px, verdict, reasons, frame_sha256, provenance_sha256, anomaly_score_raw, anomaly_score,
+            min_similarity, min_margin, item_count, decided_at, latency_ms, deadline_ms, is_provider_fallback, record)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+            ?23, ?24)",
+    )?
+    .execute(params![
+        inspection.captured_at.as_micros(),
+        inspection.id.0.as_bytes(),
+        inspection.code,
+        inspection.station,
+        inspection.camera,
+        inspection.recipe,
+        inspection.source,
+        frame_seq,
+        inspection.width_px,
+        inspection.height_px,
+        inspection.verdict.as_str(),
+        json(&inspection.reasons)?,
+        inspection.frame_sha256.as_bytes(),
+        inspection.provenance_sha256.as_bytes(),
+        score_raw,
+        score,
+        least(inspection.items.iter().map(|item| item.similarity)),
+        least(inspection.items.iter().map(|item| item.margin)),
+        item_count,
+        inspection.decided_at.as_micros(),
+        inspection.elapsed_ms,
+        inspection.deadline_ms,
+        inspection.is_provider_fallback,
+        json(inspection)?,
+    ])?;
+    Ok(())
+}
+
+fn insert_item(connection: &Connection, inspection: &Inspection, item: &Item) -> rusqlite::Result<()> {
+    let found = item.matched.as_ref();
+    let is_held = item.verdict == Verdict::Hold;
+    let top_k = match found {
+        Some(evidence) if is_held || evidence.entered_stage2 => Some(json(&evidence.top_k)?),
+        _ => None,
+    };
+    cached(
+        connection,
+        "INSERT INTO items (captured_at, id, inspection_id, ordinal, x_px, y_px, width_px, height_px, label,
+            detection_confidence, part_id, color_id, similarity, second_part_id, second_similarity, margin, tier,
+            entered_stage2, is_held, stage1_ms, stage2_ms, top_k, verdict, reasons)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+            ?23, ?24)",
+    )?
+    .execute(params![
+        inspection.captured_at.as_micros(),
+        Uuid::now_v7().as_bytes(),
+        inspection.id.0.as_bytes(),
+        item.ordinal,
+        item.bbox.x1,
+        item.bbox.y1,
+        item.bbox.width_px(),
+        item.bbox.height_px(),
+        item.label,
+        item.detection_confidence,
+        item.part_id,
+        found.and_then(|evidence| evidence.color_id.as_deref()),
+        item.similarity,
+        found.and_then(|evidence| evidence.second_part_id.as_deref()),
+        found.and_then(|evidence| evidence.second_similarity),
+        item.margin,
+        item.tier.map(crate::types::Tier::as_str),
+        found.is_some_and(|evidence| evidence.entered_stage2),
+        is_held,
+        found.map(|evidence| evidence.stage1_ms),
+        found.map(|evidence| evidence.stage2_ms),
+        top_k,
+        item.verdict.as_str(),
+        json(&item.reasons)?,
+    ])?;
+    Ok(())
+}
+
+fn insert_anomaly_map(connection: &Connection, inspection: &Inspection) -> rusqlite::Result<()> {
+    let Some(anomaly) = &inspection.anomaly else { return Ok(()) };
+    cached(
+        connection,
+        "INSERT INTO anomaly_maps (captured_at, id, inspection_id, bank_sha256, score_raw, score, threshold,
+            image_threshold_raw, pixel_threshold_raw, map_min, map_max, area_above_ratio)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+    )?
+    .execute(params![
+        inspection.captured_at.as_micros(),
+        Uuid::now_v7().as_bytes(),
+        inspection.id.0.as_bytes(),
+        anomaly.bank_sha256.as_bytes(),
+        anomaly.score_raw,
+        anomaly.score,
+        anomaly.threshold,
+        anomaly.image_threshold_raw,
+        anomaly.pixel_threshold_raw,
+        anomaly.map_min,
+        anomaly.map_max,
+        anomaly.area_above_ratio,
+    ])?;
+    Ok(())
+}
+
+fn insert_frame_qa(connection: &Connection, inspection: &Inspection) -> rusqlite::Result<()> {
+    let Some(quality) = &inspection.quality else { return Ok(()) };
+    cached(
+        connection,
+        "INSERT INTO frame_qa_logs (captured_at, id, inspection_id, camera, frame_seq, frame_sha256, ssim_score,
+            sharpness, noise_level, contrast_ratio, brightness_ratio, saturation_ratio, clipped_ratio, phash,
+            is_duplicate, duplicate_distance, age_ms, issues, status, processing_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+    )?
+    .execute(params![
+        inspection.captured_at.as_micros(),
+        Uuid::now_v7().as_bytes(),
+        inspection.id.0.as_bytes(),
+        inspection.camera,
+        i64::try_from(inspection.frame_seq).unwrap_or(i64::MAX),
+        inspection.frame_sha256.as_bytes(),
+        quality.ssim_score,
+        quality.sharpness,
+        quality.noise_level,
+        quality.contrast_ratio,
+        quality.brightness_ratio,
+        quality.saturation_ratio,
+        quality.clipped_ratio,
+        quality.phash.cast_signed(),
+        quality.is_duplicate,
+        quality.duplicate_distance,
+        quality.age_ms,
+        json(&quality.issues)?,
+        quality.status.as_str(),
+        inspection.timings_ms.quality,
+    ])?;
+    Ok(())
+}
+
+fn insert_artifacts(connection: &Connection, inspection: &Inspection) -> rusqlite::Result<()> {
+    for artifact in &inspection.artifacts {
+        cached(
+            connection,
+            "INSERT INTO artifacts (captured_at, id, inspection_id, kind, relative_path, content_type, size_bytes,
+                sha256, width_px, height_px)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            inspection.captured_at.as_micros(),
+            Uuid::now_v7().as_bytes(),
+            inspection.id.0.as_bytes(),
+            artifact.kind.as_str(),
+            artifact.relative_path,
+            artifact.content_type,
+            i64::try_from(artifact.size_bytes).unwrap_or(i64::MAX),
+            artifact.sha256.as_bytes(),
+            artifact.width_px,
+            artifact.height_px,
+        ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn insert_provenance(
+    connection: &Connection,
+    sha256: Digest,
+    record: &str,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    cached(
+        connection,
+        "INSERT INTO provenances (sha256, created_at, record) VALUES (?1, ?2, ?3) ON CONFLICT (sha256) DO NOTHING",
+    )?
+    .execute(params![sha256.as_bytes(), now.as_micros(), record])?;
+    Ok(())
+}
+
+pub(super) fn insert_refusal(
+    connection: &Connection,
+    (station, reason): (&str, &str),
+    refused: u64,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let minute = now.as_micros() - now.as_micros().rem_euclid(60_000_000);
+    cached(
+        connection,
+        "INSERT INTO refusals (minute, station, reason, refused) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (minute, station, reason) DO UPDATE SET refused = refused + excluded.refused",
+    )?
+    .execute(params![minute, station, reason, i64::try_from(refused).unwrap_or(i64::MAX)])?;
+    Ok(())
+}
+
+/// Write samples, and drop the oldest beyond `samples_max`, counted.
+pub(super) fn insert_gpu_stats(
+    connection: &Connection,
+    samples: &[GpuStat],
+    samples_max: usize,
+) -> rusqlite::Result<()> {
+    for sample in samples {
+        cached(
+            connection,
+            "INSERT INTO gpu_stats (recorded_at, id, gpu_index, gpu_name, gpu_util_pct, memory_used_bytes,
+                memory_total_bytes, temperature_c, power_usage_w, power_limit_w, fan_speed_pct, sm_clock_mhz,
+                memory_clock_mhz, pstate, throttle_reasons)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            sample.recorded_at.as_micros(),
+            Uuid::now_v7().as_bytes(),
+            sample.gpu_index,
+            sample.gpu_name,
+            sample.gpu_util_pct,
+            sample.memory_used_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            sample.memory_total_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            sample.temperature_c,
+            sample.power_usage_w,
+            sample.power_limit_w,
+            sample.fan_speed_pct,
+            sample.sm_clock_mhz,
+            sample.memory_clock_mhz,
+            sample.pstate,
+            sample.throttle_reasons.map(u64::cast_signed),
+        ])?;
+    }
+    let samples_max = i64::try_from(samples_max).unwrap_or(i64::MAX);
+    let dropped = cached(
+        connection,
+        "DELETE FROM gpu_stats WHERE seq <= (SELECT seq FROM gpu_stats ORDER BY seq DESC LIMIT 1 OFFSET ?1)",
+    )?
+    .execute([samples_max])?;
+    if dropped > 0 {
+        cached(connection, "UPDATE outbox_state SET dropped_samples = dropped_samples + ?1")?
+            .execute([i64::try_from(dropped).unwrap_or(i64::MAX)])?;
+    }
+    Ok(())
+}
+
+/// Take delivered units out of the outbox and move the totals. Units already gone are not counted twice.
+pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) -> rusqlite::Result<usize> {
+    let mut delivered = 0;
+    for seq in seqs {
+        delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
+    }
+    let last = seqs.iter().copied().max().unwrap_or(0);
+    cached(
+        connection,
+        "UPDATE outbox_state SET delivered_total = delivered_total + ?1, last_acked_seq = ?2, last_batch_sha256 = ?3",
+    )?
+    .execute(params![i64::try_from(delivered).unwrap_or(i64::MAX), last, batch.as_bytes()])?;
+    Ok(delivered)
+}
+
+pub(super) fn acknowledge_gpu_stats(connection: &Connection, seqs: &[i64]) -> rusqlite::Result<usize> {
+    let mut delivered = 0;
+    for seq in seqs {
+        delivered += cached(connection, "DELETE FROM gpu_stats WHERE seq = ?1")?.execute([seq])?;
+    }
+    Ok(delivered)
+}
+
+pub(super) fn park(connection: &Connection, seq: i64, error: &str) -> rusqlite::Result<usize> {
+    cached(connection, "UPDATE outbox SET state = 'parked', attempts = attempts + 1, last_error = ?2 WHERE seq = ?1")?
+        .execute(params![seq, error])
+}
+
+pub(super) fn unpark(connection: &Connection) -> rusqlite::Result<usize> {
+    cached(connection, "UPDATE outbox SET state = 'pending' WHERE state = 'parked'")?.execute([])
+}
+
+/// Bind the ledger to a site, once; returns the site it is bound to.
+pub(super) fn bind_site(connection: &Connection, site_id: Uuid) -> rusqlite::Result<Uuid> {
+    cached(connection, "UPDATE ledger_meta SET site_id = ?1 WHERE site_id IS NULL")?.execute([site_id.as_bytes()])?;
+    Ok(super::store::read_meta(connection)?.site_id.unwrap_or(site_id))
+}

@@ -1,0 +1,203 @@
+//! Opening `ledger.db`: the lock, the pragmas, the migrations, and what a start after a cut-off run checks.
+//!
+//! Invariants: one process owns a state folder (`flock` on `ledger.lock`, held by the writer); the writer's connection
+//! is the only one that writes; `synchronous=FULL`, so a COMMIT that returned is on disk.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, params};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::LedgerError;
+use super::artifacts;
+use crate::clock::{Clock, Stopwatch};
+
+mod embedded {
+    refinery::embed_migrations!("migrations/ledger");
+}
+
+/// "LOUP": what `PRAGMA application_id` says of a ledger.
+const APPLICATION_ID: i32 = 0x4c4f_5550;
+/// How long a reader waits for the writer's checkpoint.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Path of the ledger's file in a state folder.
+#[must_use]
+pub fn database_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("ledger.db")
+}
+
+/// A ledger opened for writing: hold `lock` as long as `connection`.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub connection: Connection,
+    pub lock: File,
+    pub meta: Meta,
+}
+
+/// The one row of `ledger_meta`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// The site this ledger reports to; `None` until it first reports.
+    pub site_id: Option<Uuid>,
+    pub device_id: Uuid,
+    pub epoch: u32,
+}
+
+/// Open the ledger below `state_dir`, making and migrating it where needed, and mark it as in use.
+pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError> {
+    std::fs::create_dir_all(state_dir).map_err(LedgerError::io("create", state_dir))?;
+    let lock = lock(state_dir)?;
+    let path = database_path(state_dir);
+    let on_sqlite = LedgerError::sqlite(&path);
+    let is_new = !path.exists();
+    let mut connection = Connection::open(&path).map_err(&on_sqlite)?;
+    if is_new {
+        // Takes effect only before the first page is written.
+        connection.execute_batch("PRAGMA page_size = 8192; PRAGMA application_id = 0x4c4f5550;").map_err(&on_sqlite)?;
+    }
+    check_application_id(&connection, &path)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+             PRAGMA journal_size_limit = 67108864;",
+        )
+        .map_err(&on_sqlite)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    migrate(&mut connection, &path)?;
+    let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
+    artifacts::prepare(state_dir)?;
+    if !was_clean {
+        recover(&connection, state_dir, &path)?;
+    }
+    Ok(Store { connection, lock, meta })
+}
+
+/// Open the ledger below `state_dir` for reading only.
+pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerError> {
+    let path = database_path(state_dir);
+    if !path.exists() {
+        return Err(LedgerError::Missing { path });
+    }
+    let on_sqlite = LedgerError::sqlite(&path);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path, flags).map_err(&on_sqlite)?;
+    check_application_id(&connection, &path)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+fn lock(state_dir: &Path) -> Result<File, LedgerError> {
+    let path = state_dir.join("ledger.lock");
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(LedgerError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let said = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
+            let holder = if said { holder.trim().to_owned() } else { "process unknown".to_owned() };
+            return Err(LedgerError::Locked { path: state_dir.to_owned(), holder });
+        }
+        Err(std::fs::TryLockError::Error(source)) => return Err(LedgerError::io("lock", &path)(source)),
+    }
+    // A courtesy for the message above; the lock holds without it, also on a full disk.
+    let written =
+        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "pid {}", std::process::id()));
+    if let Err(error) = written {
+        warn!(path = %path.display(), %error, "the lock file does not name this process");
+    }
+    Ok(file)
+}
+
+fn check_application_id(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let found: i32 = connection
+        .query_row("PRAGMA application_id", [], |row| row.get(0))
+        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    if found == APPLICATION_ID { Ok(()) } else { Err(LedgerError::Foreign { path: path.to_owned(), found }) }
+}
+
+fn corrupt_or_sqlite(path: &Path, source: rusqlite::Error) -> LedgerError {
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            LedgerError::Corrupt { path: path.to_owned(), finding: source.to_string() }
+        }
+        _ => LedgerError::Sqlite { path: path.to_owned(), source },
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name("schema_migrations");
+    let report = runner
+        .run(connection)
+        .map_err(|source| LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) })?;
+    for migration in report.applied_migrations() {
+        info!(path = %path.display(), migration = %migration, "ledger migrated");
+    }
+    Ok(())
+}
+
+/// Mark the ledger as in use; says whether the last run ended well.
+fn begin_run(connection: &Connection, clock: &Clock) -> rusqlite::Result<(Meta, bool)> {
+    let device_id = Uuid::now_v7();
+    connection.execute(
+        "INSERT INTO ledger_meta (only_row, device_id, epoch, created_at, software_version, clean_shutdown)
+         VALUES (1, ?1, 1, ?2, ?3, 1) ON CONFLICT DO NOTHING",
+        params![device_id.as_bytes(), clock.now().as_micros(), env!("CARGO_PKG_VERSION")],
+    )?;
+    let meta = read_meta(connection)?;
+    let was_clean: bool = connection.query_row("SELECT clean_shutdown FROM ledger_meta", [], |row| row.get(0))?;
+    connection.execute(
+        "UPDATE ledger_meta SET clean_shutdown = 0, software_version = ?1",
+        params![env!("CARGO_PKG_VERSION")],
+    )?;
+    Ok((meta, was_clean))
+}
+
+pub(super) fn read_meta(connection: &Connection) -> rusqlite::Result<Meta> {
+    connection.query_row("SELECT site_id, device_id, epoch FROM ledger_meta", [], |row| {
+        let site_id: Option<[u8; 16]> = row.get(0)?;
+        Ok(Meta {
+            site_id: site_id.map(Uuid::from_bytes),
+            device_id: Uuid::from_bytes(row.get(1)?),
+            epoch: row.get(2)?,
+        })
+    })
+}
+
+/// The last run was cut off: prove the file whole, and remove what it left half-done.
+fn recover(connection: &Connection, state_dir: &Path, path: &Path) -> Result<(), LedgerError> {
+    let stopwatch = Stopwatch::start();
+    let finding: String = connection
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    if finding != "ok" {
+        return Err(LedgerError::Corrupt { path: path.to_owned(), finding });
+    }
+    let removed = artifacts::remove_leftovers(connection, state_dir)?;
+    warn!(
+        path = %path.display(),
+        files_removed = removed,
+        check_ms = stopwatch.ms(),
+        "the last run was cut off; the ledger is whole"
+    );
+    Ok(())
+}
+
+/// The run ends well: everything committed, moved from the log into the file, and marked so.
+pub(super) fn end_run(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE ledger_meta SET clean_shutdown = 1", [])?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}

@@ -1,0 +1,349 @@
+//! The one thread that writes: "loupe-ledger".
+//!
+//! It takes everything that waits into one transaction (group commit), so that callers share one fsync; each request
+//! stands in a savepoint of its own, so that one bad row fails alone. Replies leave only after COMMIT returned.
+//! A failed COMMIT (full disk, I/O error) fails its group, whose artifact files are removed; the thread goes on with
+//! the next group. Overload: the queue is bounded and its senders wait, so that nothing is dropped here.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, Sender};
+use rusqlite::Connection;
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use super::artifacts::{self, ArtifactBatch, NewArtifact};
+use super::gpu_stats::GpuStat;
+use super::{LedgerError, rows, store};
+use crate::clock::Clock;
+use crate::limits;
+use crate::types::{Digest, Inspection, Timestamp};
+
+/// Where the outcome of a request goes; a caller that went away is no error.
+pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
+
+/// What the writer can be asked to do.
+#[derive(Debug)]
+pub(super) enum Request {
+    Commit { inspection: Box<Inspection>, artifacts: Vec<NewArtifact>, reply: Reply<Inspection> },
+    Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
+    GpuStats { samples: Vec<GpuStat>, reply: Reply<()> },
+    Refused { station: String, reason: &'static str, count: u64 },
+    Acknowledge { seqs: Vec<i64>, batch: Digest, reply: Reply<usize> },
+    AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
+    Park { seq: i64, error: String, reply: Reply<usize> },
+    Unpark { reply: Reply<usize> },
+    BindSite { site_id: Uuid, reply: Reply<Uuid> },
+    Close { reply: Reply<()> },
+}
+
+/// A request that did its part in the open transaction and waits for COMMIT.
+enum Done {
+    Inspection(Box<Inspection>, Reply<Inspection>),
+    Digest(Digest, Reply<Digest>),
+    Count(usize, Reply<usize>),
+    Site(Uuid, Uuid, Reply<Uuid>),
+    Unit(Reply<()>),
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: Connection,
+    /// Held, not used: the process owns the folder as long as the writer lives.
+    _lock: File,
+    state_dir: PathBuf,
+    path: PathBuf,
+    clock: Clock,
+    requests: Receiver<Request>,
+    /// Refusals not yet on disk; bounded by stations × reasons.
+    refused: BTreeMap<(String, &'static str), u64>,
+}
+
+impl Writer {
+    pub fn new(store: store::Store, state_dir: &Path, clock: Clock, requests: Receiver<Request>) -> Self {
+        Self {
+            connection: store.connection,
+            _lock: store.lock,
+            state_dir: state_dir.to_owned(),
+            path: store::database_path(state_dir),
+            clock,
+            requests,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Serve until asked to close or until every handle is gone; everything queued before that is committed.
+    pub fn run(mut self) {
+        let mut closing = None;
+        while closing.is_none() {
+            let Ok(first) = self.requests.recv() else { break };
+            let mut group = Vec::with_capacity(limits::LEDGER_QUEUE_INSPECTIONS);
+            let mut next = Some(first);
+            while let Some(request) = next {
+                match request {
+                    Request::Close { reply } => {
+                        closing = Some(reply);
+                        break;
+                    }
+                    Request::Refused { station, reason, count } => {
+                        *self.refused.entry((station, reason)).or_default() += count;
+                    }
+                    other => group.push(other),
+                }
+                let is_full = group.len() >= limits::LEDGER_QUEUE_INSPECTIONS;
+                next = if is_full { None } else { self.requests.try_recv().ok() };
+            }
+            self.commit_group(group);
+        }
+        let ended = store::end_run(&self.connection).map_err(LedgerError::sqlite(&self.path));
+        if let Err(error) = &ended {
+            error!(path = %self.path.display(), %error, "the ledger could not be closed cleanly");
+        }
+        drop(self);
+        if let Some(reply) = closing {
+            answer(&reply, ended);
+        }
+    }
+
+    fn commit_group(&mut self, group: Vec<Request>) {
+        if group.is_empty() && self.refused.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let (group, placed) = self.place_artifacts(group);
+        let mut done = Vec::with_capacity(group.len());
+        let outcome = self.write_group(group, now, &mut done);
+        match outcome {
+            Ok(()) => {
+                self.refused.clear();
+                for request in done {
+                    request.confirm();
+                }
+            }
+            Err(source) => {
+                self.roll_back();
+                error!(path = %self.path.display(), error = %source, requests = done.len(), "a group was not committed");
+                if !is_ambiguous(&source) {
+                    artifacts::remove(&self.state_dir, &placed);
+                }
+                let reason = source.to_string();
+                for request in done {
+                    request.fail(&reason);
+                }
+            }
+        }
+    }
+
+    /// Write the files of the group's inspections; those that fail are answered and leave the group.
+    fn place_artifacts(&self, group: Vec<Request>) -> (Vec<Request>, Vec<crate::types::ArtifactRef>) {
+        let mut batch = ArtifactBatch::new(&self.state_dir);
+        let mut placed = Vec::new();
+        let mut ready = Vec::with_capacity(group.len());
+        for request in group {
+            let Request::Commit { mut inspection, artifacts, reply } = request else {
+                ready.push(request);
+                continue;
+            };
+            match batch.add(&inspection, &artifacts) {
+                Ok(references) => {
+                    placed.extend(references.iter().cloned());
+                    inspection.artifacts = references;
+                    ready.push(Request::Commit { inspection, artifacts: Vec::new(), reply });
+                }
+                Err(error) => answer(&reply, Err(error)),
+            }
+        }
+        if let Err(error) = batch.sync() {
+            artifacts::remove(&self.state_dir, &placed);
+            let reason = error.to_string();
+            ready.retain(|request| match request {
+                Request::Commit { reply, .. } => {
+                    answer(reply, Err(LedgerError::GroupFailed { reason: reason.clone() }));
+                    false
+                }
+                _ => true,
+            });
+            return (ready, Vec::new());
+        }
+        (ready, placed)
+    }
+
+    /// BEGIN, every request, COMMIT. What needs an answer after COMMIT is put into `done`, also when this fails.
+    fn write_group(&mut self, group: Vec<Request>, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
+        let mut failed = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        for request in group {
+            match (&failed, request) {
+                (None, request) => failed = self.write(request, now, done).err(),
+                (Some(source), request) => request.fail(&source.to_string()),
+            }
+        }
+        if let Some(source) = failed {
+            return Err(source);
+        }
+        for ((station, reason), count) in &self.refused {
+            rows::insert_refusal(&self.connection, (station, reason), *count, now)?;
+        }
+        self.connection.execute_batch("COMMIT")
+    }
+
+    /// One request within the open transaction. An error here is the disk's, and ends the group.
+    fn write(&self, request: Request, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
+        let connection = &self.connection;
+        match request {
+            Request::Commit { inspection, reply, .. } => self.write_inspection(inspection, reply, now, done)?,
+            Request::Provenance { sha256, record, reply } => {
+                let written = self.in_savepoint(|| rows::insert_provenance(connection, sha256, &record, now));
+                self.finish(written, reply, done, |(), reply| Done::Digest(sha256, reply))?;
+            }
+            Request::GpuStats { samples, reply } => {
+                let written =
+                    self.in_savepoint(|| rows::insert_gpu_stats(connection, &samples, limits::GPU_STATS_SPOOL_MAX));
+                self.finish(written, reply, done, |(), reply| Done::Unit(reply))?;
+            }
+            Request::Acknowledge { seqs, batch, reply } => {
+                let written = self.in_savepoint(|| rows::acknowledge(connection, &seqs, batch));
+                self.finish(written, reply, done, Done::Count)?;
+            }
+            Request::AcknowledgeGpuStats { seqs, reply } => {
+                let written = self.in_savepoint(|| rows::acknowledge_gpu_stats(connection, &seqs));
+                self.finish(written, reply, done, Done::Count)?;
+            }
+            Request::Park { seq, error, reply } => {
+                let written = self.in_savepoint(|| rows::park(connection, seq, &error));
+                self.finish(written, reply, done, Done::Count)?;
+            }
+            Request::Unpark { reply } => {
+                let written = self.in_savepoint(|| rows::unpark(connection));
+                self.finish(written, reply, done, Done::Count)?;
+            }
+            Request::BindSite { site_id, reply } => {
+                let written = self.in_savepoint(|| rows::bind_site(connection, site_id));
+                self.finish(written, reply, done, |bound, reply| Done::Site(bound, site_id, reply))?;
+            }
+            Request::Refused { .. } | Request::Close { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn write_inspection(
+        &self,
+        mut inspection: Box<Inspection>,
+        reply: Reply<Inspection>,
+        now: Timestamp,
+        done: &mut Vec<Done>,
+    ) -> rusqlite::Result<()> {
+        match self.in_savepoint(|| rows::insert_inspection(&self.connection, &mut inspection, now)) {
+            Ok(()) => done.push(Done::Inspection(inspection, reply)),
+            Err(source) if is_disk_error(&source) => {
+                answer(&reply, Err(LedgerError::GroupFailed { reason: source.to_string() }));
+                return Err(source);
+            }
+            Err(source) => {
+                artifacts::remove(&self.state_dir, &inspection.artifacts);
+                answer(&reply, Err(rows::classify(source, &inspection)));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish<T, U>(
+        &self,
+        written: rusqlite::Result<T>,
+        reply: Reply<U>,
+        done: &mut Vec<Done>,
+        confirm: impl FnOnce(T, Reply<U>) -> Done,
+    ) -> rusqlite::Result<()> {
+        match written {
+            Ok(value) => done.push(confirm(value, reply)),
+            Err(source) if is_disk_error(&source) => {
+                answer(&reply, Err(LedgerError::GroupFailed { reason: source.to_string() }));
+                return Err(source);
+            }
+            Err(source) => answer(&reply, Err(LedgerError::Refused { what: "a record".to_owned(), source })),
+        }
+        Ok(())
+    }
+
+    fn in_savepoint<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        self.connection.execute_batch("SAVEPOINT one")?;
+        let outcome = work();
+        if outcome.is_err() && !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK TO one")?;
+        }
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("RELEASE one")?;
+        }
+        outcome
+    }
+
+    /// SQLite rolls back by itself on some errors; this makes sure that no transaction stays open.
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            warn!(path = %self.path.display(), %error, "the ledger could not roll back");
+        }
+    }
+}
+
+/// Whether the disk failed, not the row.
+fn is_disk_error(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => code != rusqlite::ErrorCode::ConstraintViolation && code != rusqlite::ErrorCode::TooBig,
+        None => false,
+    }
+}
+
+/// After a failed fsync the transaction may yet be found whole after a power cut: its files must stay.
+fn is_ambiguous(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|cause| cause.extended_code == rusqlite::ffi::SQLITE_IOERR_FSYNC)
+}
+
+fn answer<T>(reply: &Reply<T>, outcome: Result<T, LedgerError>) {
+    if reply.send(outcome).is_err() {
+        tracing::debug!("a caller of the ledger did not wait for its answer");
+    }
+}
+
+impl Done {
+    fn confirm(self) {
+        match self {
+            Done::Inspection(inspection, reply) => answer(&reply, Ok(*inspection)),
+            Done::Digest(digest, reply) => answer(&reply, Ok(digest)),
+            Done::Count(count, reply) => answer(&reply, Ok(count)),
+            Done::Unit(reply) => answer(&reply, Ok(())),
+            Done::Site(bound, asked, reply) if bound == asked => answer(&reply, Ok(bound)),
+            Done::Site(bound, asked, reply) => answer(&reply, Err(LedgerError::OtherSite { bound, asked })),
+        }
+    }
+
+    fn fail(self, reason: &str) {
+        let error = LedgerError::GroupFailed { reason: reason.to_owned() };
+        match self {
+            Done::Inspection(_, reply) => answer(&reply, Err(error)),
+            Done::Digest(_, reply) => answer(&reply, Err(error)),
+            Done::Count(_, reply) => answer(&reply, Err(error)),
+            Done::Site(_, _, reply) => answer(&reply, Err(error)),
+            Done::Unit(reply) => answer(&reply, Err(error)),
+        }
+    }
+}
+
+impl Request {
+    fn fail(self, reason: &str) {
+        let error = LedgerError::GroupFailed { reason: reason.to_owned() };
+        match self {
+            Request::Commit { reply, .. } => answer(&reply, Err(error)),
+            Request::Provenance { reply, .. } => answer(&reply, Err(error)),
+            Request::GpuStats { reply, .. } | Request::Close { reply } => answer(&reply, Err(error)),
+            Request::Acknowledge { reply, .. }
+            | Request::AcknowledgeGpuStats { reply, .. }
+            | Request::Park { reply, .. }
+            | Request::Unpark { reply } => answer(&reply, Err(error)),
+            Request::BindSite { reply, .. } => answer(&reply, Err(error)),
+            Request::Refused { .. } => {}
+        }
+    }
+}

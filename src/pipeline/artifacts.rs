@@ -1,0 +1,81 @@
+//! Which pictures an inspection keeps, and their making.
+
+use crate::anomaly::ScoreMap;
+use crate::capture::{self, CaptureError};
+use crate::config::ArtifactPolicy;
+use crate::ledger::NewArtifact;
+use crate::overlay;
+use crate::types::{ArtifactKind, Image, Inspection, Verdict};
+
+/// JPEG quality of pictures made for people, 1 to 100.
+const PICTURE_QUALITY: u8 = 88;
+/// JPEG quality of a stored video frame.
+const FRAME_QUALITY: u8 = 95;
+/// Widest thumbnail, pixels.
+const THUMBNAIL_WIDTH_PX: u32 = 256;
+
+/// What the pictures are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Material<'a> {
+    pub image: &'a Image,
+    /// The file's own bytes, where the frame came as a file.
+    pub encoded: Option<&'a [u8]>,
+    pub map: Option<&'a ScoreMap>,
+}
+
+/// Make the pictures that `policy` keeps of `inspection`.
+///
+/// # Errors
+/// When a picture cannot be encoded.
+pub fn make(policy: ArtifactPolicy, inspection: &Inspection, material: Material<'_>) -> Result<Vec<NewArtifact>, CaptureError> {
+    let is_exception = inspection.verdict != Verdict::Pass;
+    let mut artifacts = Vec::new();
+    if policy == ArtifactPolicy::None {
+        return Ok(artifacts);
+    }
+    let thumbnail = capture::resize_to_width(material.image, THUMBNAIL_WIDTH_PX)?;
+    artifacts.push(jpeg(ArtifactKind::Thumbnail, &thumbnail, PICTURE_QUALITY)?);
+    if is_exception || policy == ArtifactPolicy::All {
+        artifacts.push(jpeg(ArtifactKind::Overlay, &overlay::draw_inspection(material.image, inspection), PICTURE_QUALITY)?);
+        if let (Some(map), Some(anomaly)) = (material.map, &inspection.anomaly) {
+            let high = (2.0 * anomaly.pixel_threshold_raw).max(f32::MIN_POSITIVE);
+            let heat = overlay::draw_heatmap(material.image, &map.data, map.width, map.height, 0.0, high);
+            artifacts.push(jpeg(ArtifactKind::Heatmap, &heat, PICTURE_QUALITY)?);
+        }
+    }
+    if is_exception {
+        artifacts.push(frame(inspection, material)?);
+    }
+    Ok(artifacts)
+}
+
+fn jpeg(kind: ArtifactKind, image: &Image, quality: u8) -> Result<NewArtifact, CaptureError> {
+    Ok(NewArtifact {
+        kind,
+        content_type: "image/jpeg".to_owned(),
+        extension: "jpg".to_owned(),
+        bytes: capture::encode_jpeg(image, quality)?,
+        width_px: image.width_px(),
+        height_px: image.height_px(),
+    })
+}
+
+/// The frame as it came: a file keeps its own bytes, whose digest the inspection carries.
+fn frame(inspection: &Inspection, material: Material<'_>) -> Result<NewArtifact, CaptureError> {
+    let Some(bytes) = material.encoded else { return jpeg(ArtifactKind::Frame, material.image, FRAME_QUALITY) };
+    let (content_type, extension) = match bytes {
+        [0xff, 0xd8, ..] => ("image/jpeg", "jpg"),
+        [0x89, b'P', b'N', b'G', ..] => ("image/png", "png"),
+        [b'B', b'M', ..] => ("image/bmp", "bmp"),
+        [b'R', b'I', b'F', b'F', ..] => ("image/webp", "webp"),
+        _ => ("application/octet-stream", "bin"),
+    };
+    Ok(NewArtifact {
+        kind: ArtifactKind::Frame,
+        content_type: content_type.to_owned(),
+        extension: extension.to_owned(),
+        bytes: bytes.to_vec(),
+        width_px: inspection.width_px,
+        height_px: inspection.height_px,
+    })
+}

@@ -1,0 +1,142 @@
+//! The opened models, index and bank of one recipe, as one worker uses them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::provenance::Provenance;
+use crate::anomaly::{AnomalyError, PatchCore};
+use crate::capture::{self, CaptureError};
+use crate::config::{LocateStage, Recipe, StageProviders};
+use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
+use crate::locate::{BlobLocator, LocateError, YoloxLocator};
+use crate::matching::{MatchError, PartIndex};
+use crate::quality::Reference;
+use crate::types::{Digest, Provider};
+
+/// Why a recipe's engines cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("{stage} model: {source}")]
+    Inference { stage: &'static str, source: InferenceError },
+    #[error("part index: {0}")]
+    Match(#[from] MatchError),
+    #[error("anomaly bank: {0}")]
+    Anomaly(#[from] AnomalyError),
+    #[error("detector: {0}")]
+    Locate(#[from] LocateError),
+    #[error("reference picture: {0}")]
+    Reference(#[from] CaptureError),
+}
+
+/// One worker's engines for one recipe. The index is shared; sessions are the worker's own.
+#[derive(Debug)]
+pub struct Engines {
+    pub reference: Option<Reference>,
+    pub locator: Locator,
+    pub matcher: Option<Matcher>,
+    pub surface: Option<PatchCore>,
+    /// By stage, what really runs.
+    pub providers: BTreeMap<String, Provider>,
+    /// A stage runs elsewhere than its first choice and the recipe does not accept that.
+    pub is_fallback: bool,
+    model_sha256s: BTreeMap<String, Digest>,
+}
+
+/// How items are found.
+#[derive(Debug)]
+pub enum Locator {
+    Whole,
+    Blob(BlobLocator),
+    Yolox(Box<YoloxLocator>),
+}
+
+/// Embedder and index.
+#[derive(Debug)]
+pub struct Matcher {
+    pub model: FeatureModel,
+    pub index: Arc<PartIndex>,
+}
+
+impl Engines {
+    /// Open everything `recipe` names; `index` is the part index opened once for all workers.
+    ///
+    /// # Errors
+    /// When a model, an index, a bank or the reference picture cannot be used, with what to do.
+    pub fn open(
+        runtime: &Arc<Runtime>,
+        recipe: &Recipe,
+        index: Option<Arc<PartIndex>>,
+    ) -> Result<Engines, EngineError> {
+        let mut engines = Engines {
+            reference: recipe.quality.reference.as_deref().map(capture::read_image).transpose()?.map(|i| Reference::new(&i)),
+            locator: Locator::Whole,
+            matcher: None,
+            surface: None,
+            providers: BTreeMap::new(),
+            is_fallback: false,
+            model_sha256s: BTreeMap::new(),
+        };
+        match &recipe.locate {
+            LocateStage::Whole => {}
+            LocateStage::Blob(options) => engines.locator = Locator::Blob(BlobLocator::new(options.clone())),
+            LocateStage::Yolox { model, options, providers } => {
+                let manifest = ModelManifest::load(model).map_err(|source| EngineError::Inference { stage: "locate", source })?;
+                let locator = YoloxLocator::open(runtime, &manifest, &providers.plan, options.clone())?;
+                engines.note("locate", manifest.sha256(), locator.provider(), locator.is_fallback(), providers);
+                engines.locator = Locator::Yolox(Box::new(locator));
+            }
+        }
+        if let (Some(stage), Some(index)) = (&recipe.matching, index) {
+            let of_embed = |source| EngineError::Inference { stage: "embed", source };
+            let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
+            let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
+            index.require_model(model.embedding_dim(), manifest.sha256())?;
+            engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
+            engines.matcher = Some(Matcher { model, index });
+        }
+        if let Some(stage) = &recipe.anomaly {
+            let surface = PatchCore::open(&stage.bank, runtime, &stage.models, &stage.providers.plan)?;
+            engines.note("anomaly", surface.model_sha256(), surface.provider(), surface.is_fallback(), &stage.providers);
+            engines.surface = Some(surface);
+        }
+        Ok(engines)
+    }
+
+    fn note(
+        &mut self,
+        stage: &str,
+        model_sha256: Digest,
+        provider: Provider,
+        is_fallback: bool,
+        providers: &StageProviders,
+    ) {
+        self.providers.insert(stage.to_owned(), provider);
+        self.model_sha256s.insert(stage.to_owned(), model_sha256);
+        self.is_fallback |= is_fallback && !providers.accept_fallback;
+    }
+
+    /// What a decision by these engines rests on.
+    #[must_use]
+    pub fn provenance(&self, recipe: &Recipe, software_sha256: Digest) -> Provenance {
+        Provenance {
+            bank_sha256: self.surface.as_ref().map(PatchCore::bank_sha256),
+            calibration_sha256s: BTreeMap::new(),
+            generation_sha256: self.matcher.as_ref().map(|matcher| matcher.index.generation_sha256()),
+            model_sha256s: self.model_sha256s.clone(),
+            providers: self.providers.clone(),
+            recipe_body: recipe.body.clone(),
+            recipe_name: recipe.name.clone(),
+            recipe_sha256: recipe.sha256,
+            software_sha256,
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Milliseconds spent inside ONNX Runtime since the engines were opened.
+    #[must_use]
+    pub fn session_ms(&self) -> f64 {
+        let locate = if let Locator::Yolox(locator) = &self.locator { locator.session_ms() } else { 0.0 };
+        let embed = self.matcher.as_ref().map_or(0.0, |matcher| matcher.model.session_ms());
+        locate + embed + self.surface.as_ref().map_or(0.0, PatchCore::session_ms)
+    }
+}

@@ -1,0 +1,288 @@
+//! One frame from its bytes to its decision, on one worker's engines.
+
+use std::sync::Arc;
+
+use tracing::warn;
+use uuid::Uuid;
+
+use super::artifacts::{self, Material};
+use super::engines::{Engines, Locator};
+use super::history::History;
+use crate::anomaly::ScoreMap;
+use crate::capture::{self, CapturedFrame, Payload};
+use crate::clock::{Clock, Stopwatch};
+use crate::config::{ArtifactPolicy, Recipe};
+use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
+use crate::ledger::NewArtifact;
+use crate::limits::ITEMS_PER_FRAME_MAX;
+use crate::locate;
+use crate::matching::AcceptRule;
+use crate::notify;
+use crate::quality::{self, FrameMetrics, PreviousFrame};
+use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings, Verdict};
+
+/// What a station asks of its workers.
+#[derive(Debug, Clone)]
+pub struct Station {
+    pub name: String,
+    pub recipe: Arc<Recipe>,
+    pub artifacts: ArtifactPolicy,
+    pub progress: notify::Progress,
+    pub provenance_sha256: Digest,
+}
+
+/// One frame on its way.
+#[derive(Debug)]
+pub struct Job {
+    pub station_index: usize,
+    /// Position in the station's stream, from 0, without gaps.
+    pub position: u64,
+    pub frame: CapturedFrame,
+    pub arrived: Stopwatch,
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+pub enum Product {
+    Decided { inspection: Box<Inspection>, artifacts: Vec<NewArtifact> },
+    Ignored { reason: Reason },
+}
+
+/// A decoded frame, or why there is none.
+struct Decoded {
+    image: Option<Image>,
+    encoded: Option<Vec<u8>>,
+    sha256: Digest,
+    fault: Option<Reason>,
+}
+
+/// Evidence in the making.
+struct Found {
+    evidence: Evidence,
+    map: Option<ScoreMap>,
+    timings: Timings,
+}
+
+/// Inspect one frame. Never fails: what goes wrong is a HOLD with its reason.
+pub fn inspect(station: &Station, engines: &mut Engines, history: &History, clock: &Clock, job: Job) -> Product {
+    let watch = Stopwatch::start();
+    let Job { position, frame, arrived, .. } = job;
+    let CapturedFrame { source, seq, captured_at, is_stream, payload } = frame;
+    let decoded = decode(&source, payload);
+    let mut timings = Timings { decode: watch.ms(), ..Timings::default() };
+
+    let metrics = measure(engines, decoded.image.as_ref(), decoded.sha256, position, history, &mut timings);
+    let previous = history.before(position);
+    let age_ms = clock.now().ms_since(captured_at).max(0.0) as f32;
+    let quality = metrics.map(|metrics| {
+        quality::gate(&metrics, &station.recipe.quality.limits, age_ms, previous.as_ref(), decoded.sha256)
+    });
+    let (width_px, height_px) = decoded.image.as_ref().map_or((0, 0), |image| (image.width_px(), image.height_px()));
+    let mut found = Found {
+        evidence: Evidence {
+            width_px,
+            height_px,
+            is_stream,
+            quality,
+            items: Vec::new(),
+            anomaly: None,
+            faults: decoded.fault.into_iter().collect(),
+            is_provider_fallback: engines.is_fallback,
+            elapsed_ms: 0.0,
+        },
+        map: None,
+        timings,
+    };
+    if let Some(image) = &decoded.image {
+        examine(station, engines, image, &source, &mut found);
+    }
+    found.evidence.elapsed_ms = arrived.ms();
+
+    let watch = Stopwatch::start();
+    let (verdict, reasons, items) = match decide(&found.evidence, criteria(&station.recipe)) {
+        Decision::Decided { verdict, reasons, items } => (verdict, reasons, items),
+        Decision::Ignored(reason) => return Product::Ignored { reason },
+    };
+    found.timings.decide = watch.ms();
+    found.timings.total = arrived.ms();
+    let inspection = Inspection {
+        id: InspectionId(Uuid::now_v7()),
+        code: String::new(),
+        source,
+        station: station.name.clone(),
+        camera: station.name.clone(),
+        recipe: station.recipe.name.clone(),
+        frame_seq: seq,
+        is_stream,
+        captured_at,
+        decided_at: clock.now().max(captured_at),
+        width_px,
+        height_px,
+        frame_sha256: decoded.sha256,
+        provenance_sha256: station.provenance_sha256,
+        verdict,
+        reasons,
+        anomaly: found.evidence.anomaly,
+        items,
+        quality: found.evidence.quality,
+        providers: engines.providers.iter().map(|(stage, provider)| (stage.clone(), *provider)).collect(),
+        is_provider_fallback: engines.is_fallback,
+        faults: found.evidence.faults,
+        elapsed_ms: found.evidence.elapsed_ms,
+        deadline_ms: station.recipe.rules.deadline_ms,
+        timings_ms: found.timings,
+        artifacts: Vec::new(),
+    };
+    let artifacts = pictures(station, &inspection, &decoded, found.map.as_ref());
+    Product::Decided { inspection: Box::new(inspection), artifacts }
+}
+
+/// What `recipe` asks of the evidence.
+#[must_use]
+pub fn criteria(recipe: &Recipe) -> Criteria<'_> {
+    Criteria {
+        rules: &recipe.rules,
+        matching: recipe.matching.as_ref(),
+        anomaly: recipe.anomaly.as_ref(),
+        has_detector: matches!(recipe.locate, crate::config::LocateStage::Yolox { .. }),
+    }
+}
+
+fn decode(source: &str, payload: Payload) -> Decoded {
+    match payload {
+        Payload::Pixels(image) => {
+            let sha256 = Digest::of(image.bgr());
+            Decoded { image: Some(image), encoded: None, sha256, fault: None }
+        }
+        Payload::Encoded(bytes) => {
+            let sha256 = Digest::of(&bytes);
+            match capture::decode_image(&bytes, source) {
+                Ok(image) => Decoded { image: Some(image), encoded: Some(bytes), sha256, fault: None },
+                Err(error) => {
+                    warn!(source, error = %error, "frame held: it cannot be decoded");
+                    Decoded { image: None, encoded: Some(bytes), sha256, fault: Some(Reason::FrameUnreadable) }
+                }
+            }
+        }
+        Payload::Fault { reason, message, bytes_digest } => {
+            warn!(source, reason = %reason, message, "frame held: the source has a fault");
+            Decoded { image: None, encoded: None, sha256: bytes_digest, fault: Some(reason) }
+        }
+    }
+}
+
+/// Measure the frame and tell the station's other workers what it was, before waiting for the frame before it.
+fn measure(
+    engines: &Engines,
+    image: Option<&Image>,
+    sha256: Digest,
+    position: u64,
+    history: &History,
+    timings: &mut Timings,
+) -> Option<FrameMetrics> {
+    let watch = Stopwatch::start();
+    let metrics = image.map(|image| quality::measure(image, engines.reference.as_ref()));
+    history.publish(position, metrics.as_ref().map(|metrics| PreviousFrame { sha256, phash: metrics.phash }));
+    timings.quality = watch.ms();
+    metrics
+}
+
+/// Locate, match and score; each stage's failure is a fault in the evidence.
+fn examine(station: &Station, engines: &mut Engines, image: &Image, source: &str, found: &mut Found) {
+    let watch = Stopwatch::start();
+    let located = match &mut engines.locator {
+        Locator::Whole => Ok(locate::whole(image)),
+        Locator::Blob(locator) => Ok(locator.locate(image)),
+        Locator::Yolox(locator) => locator.locate(image),
+    };
+    found.timings.locate = watch.ms();
+    let mut detections = located.unwrap_or_else(|error| {
+        warn!(station = station.name, source, error = %error, "frame held: locating failed");
+        found.evidence.faults.push(Reason::ModelError);
+        Vec::new()
+    });
+    if detections.len() > ITEMS_PER_FRAME_MAX {
+        detections.truncate(ITEMS_PER_FRAME_MAX);
+        found.evidence.faults.push(Reason::TooManyItems);
+    }
+    let boxes: Vec<BoundingBox> = detections.iter().map(|detection| detection.bbox).collect();
+    found.evidence.items = detections
+        .into_iter()
+        .map(|d| ItemEvidence { bbox: d.bbox, label: d.label, confidence: d.confidence, matched: None })
+        .collect();
+    identify(station, engines, image, source, &boxes, found);
+    score(station, engines, image, source, found);
+}
+
+fn identify(
+    station: &Station,
+    engines: &mut Engines,
+    image: &Image,
+    source: &str,
+    boxes: &[BoundingBox],
+    found: &mut Found,
+) {
+    let (Some(matcher), Some(stage)) = (&mut engines.matcher, &station.recipe.matching) else { return };
+    if boxes.is_empty() {
+        return;
+    }
+    let watch = Stopwatch::start();
+    let embedding = &matcher.index.manifest().embedding;
+    let crop_of = |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
+    let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
+    let embeddings = match matcher.model.embed(&crops, embedding.input_px) {
+        Ok(embeddings) => embeddings,
+        Err(error) => {
+            warn!(station = station.name, source, error = %error, "frame held: embedding failed");
+            found.evidence.faults.push(Reason::ModelError);
+            return;
+        }
+    };
+    found.timings.embed = watch.ms();
+    let watch = Stopwatch::start();
+    let rule = AcceptRule { accept_similarity: stage.accept_similarity, accept_margin: stage.accept_margin };
+    match matcher.index.search(&embeddings, rule) {
+        Ok(matches) => {
+            for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
+                item.matched = Some(matched);
+            }
+        }
+        Err(error) => {
+            warn!(station = station.name, source, error = %error, "frame held: the part index failed");
+            found.evidence.faults.push(Reason::IndexUnavailable);
+        }
+    }
+    found.timings.matching = watch.ms();
+}
+
+fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, found: &mut Found) {
+    let (Some(surface), Some(stage)) = (&mut engines.surface, &station.recipe.anomaly) else { return };
+    let watch = Stopwatch::start();
+    match surface.score(image) {
+        Ok(result) => {
+            let mut evidence = result.evidence;
+            evidence.threshold = stage.threshold;
+            found.evidence.anomaly = Some(evidence);
+            found.map = Some(result.map);
+        }
+        Err(error) => {
+            warn!(station = station.name, source, error = %error, "frame held: anomaly scoring failed");
+            found.evidence.faults.push(Reason::ModelError);
+        }
+    }
+    found.timings.anomaly = watch.ms();
+}
+
+/// A picture that cannot be made is worth a warning, never the verdict.
+fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: Option<&ScoreMap>) -> Vec<NewArtifact> {
+    let Some(image) = &decoded.image else {
+        return decoded.encoded.as_ref().filter(|_| inspection.verdict != Verdict::Pass).map_or_else(Vec::new, |bytes| {
+            vec![NewArtifact::unreadable_frame(bytes.clone())]
+        });
+    };
+    let material = Material { image, encoded: decoded.encoded.as_deref(), map };
+    artifacts::make(station.artifacts, inspection, material).unwrap_or_else(|error| {
+        warn!(station = station.name, source = inspection.source, error = %error, "pictures of this inspection are missing");
+        Vec::new()
+    })
+}

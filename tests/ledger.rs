@@ -1,0 +1,332 @@
+//! The ledger's promises: what was acknowledged is there, once, after anything.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use loupe::clock::Clock;
+use loupe::ledger::{Counters, GpuStat, Ledger, LedgerError, LedgerReader, artifacts_dir};
+use loupe::types::{Digest, InspectionId, Reason, Timestamp};
+use support::samples;
+
+fn open(dir: &Path) -> Ledger {
+    Ledger::open(dir, Clock::system()).unwrap()
+}
+
+#[test]
+fn an_inspection_reads_back_equal_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    let pass = ledger.commit(samples::inspection(1), vec![samples::thumbnail(4_000)]).unwrap();
+    let hold = ledger.commit(samples::held(2), Vec::new()).unwrap();
+    assert_eq!((pass.code.as_str(), hold.code.as_str()), ("INS-20261121-0001", "INS-20261121-0002"));
+    let artifact = &pass.artifacts[0];
+    let file = artifacts_dir(dir.path()).join(&artifact.relative_path);
+    assert_eq!(Digest::of_file(&file).unwrap(), artifact.sha256);
+    ledger.close().unwrap();
+
+    let ledger = open(dir.path());
+    assert_eq!(ledger.recent(10).unwrap(), [hold.clone(), pass.clone()]);
+    assert_eq!(ledger.get(pass.id).unwrap(), Some(pass));
+    assert_eq!(ledger.get(InspectionId(uuid::Uuid::now_v7())).unwrap(), None);
+    let third = ledger.commit(samples::inspection(3), Vec::new()).unwrap();
+    assert_eq!(third.code, "INS-20261121-0003");
+    let expected = Counters { committed: 3, pending: 3, captured: 3, ..Counters::default() };
+    assert_eq!(ledger.counters().unwrap(), expected);
+}
+
+#[test]
+fn many_threads_commit_in_groups_and_every_code_is_unique() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    let threads: Vec<_> = (0..8_u64)
+        .map(|thread| {
+            let ledger = ledger.clone();
+            let commit = move |n| ledger.commit(samples::inspection(thread * 100 + n), Vec::new()).unwrap().code;
+            std::thread::spawn(move || (0..25).map(commit).collect::<Vec<_>>())
+        })
+        .collect();
+    let codes: BTreeSet<String> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(codes.len(), 200);
+    assert_eq!(codes.last().unwrap(), "INS-20261121-0200");
+    assert_eq!(ledger.counters().unwrap().committed, 200);
+}
+
+#[test]
+fn a_bad_row_fails_alone_and_burns_no_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let orphan = ledger.commit(samples::inspection(1), vec![samples::thumbnail(100)]).unwrap_err();
+    assert!(matches!(orphan, LedgerError::UnknownProvenance { .. }), "{orphan}");
+    samples::provenance(&ledger);
+    let mut not_a_number = samples::inspection(2);
+    not_a_number.anomaly.as_mut().unwrap().score = f32::NAN;
+    let mut pass_with_reason = samples::inspection(3);
+    pass_with_reason.reasons = vec![Reason::FrameBlurred];
+    let outcomes: Vec<_> = [not_a_number, samples::inspection(4), pass_with_reason, samples::inspection(5)]
+        .into_iter()
+        .map(|inspection| ledger.submit(inspection, vec![samples::thumbnail(100)]).unwrap())
+        .collect();
+    let codes: Vec<_> = outcomes.into_iter().map(|pending| pending.wait().map(|done| done.code)).collect();
+    assert!(codes[0].as_ref().is_err_and(LedgerError::is_about_the_row));
+    assert_eq!(codes[1].as_ref().unwrap(), "INS-20261121-0001");
+    assert!(codes[2].as_ref().is_err_and(LedgerError::is_about_the_row));
+    assert_eq!(codes[3].as_ref().unwrap(), "INS-20261121-0002");
+    assert_eq!(ledger.counters().unwrap().committed, 2);
+    let day = artifacts_dir(dir.path()).join("2026/11/21");
+    assert_eq!(std::fs::read_dir(day).unwrap().count(), 2, "files of refused inspections stay behind");
+}
+
+#[test]
+fn refusals_are_counted_as_captured() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    ledger.refused("line-1", Reason::FrameStale, 3).unwrap();
+    ledger.refused("line-1", Reason::FrameStale, 0).unwrap();
+    ledger.refused("line-2", Reason::FrameUnreadable, 1).unwrap();
+    ledger.commit(samples::inspection(1), Vec::new()).unwrap();
+    let expected = Counters { committed: 1, pending: 1, refused: 4, captured: 5, ..Counters::default() };
+    assert_eq!(ledger.counters().unwrap(), expected);
+}
+
+#[test]
+fn a_second_process_or_handle_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let error = Ledger::open(dir.path(), Clock::system()).unwrap_err().to_string();
+    assert!(error.contains("in use by another loupe process"), "{error}");
+    assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+    drop(ledger);
+    open(dir.path());
+}
+
+#[test]
+fn a_file_that_is_no_ledger_is_named_so() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(LedgerReader::open(dir.path()), Err(LedgerError::Missing { .. })));
+    std::fs::write(dir.path().join("ledger.db"), "not a database, but longer than a header".repeat(50)).unwrap();
+    assert!(matches!(Ledger::open(dir.path(), Clock::system()), Err(LedgerError::Corrupt { .. })));
+}
+
+#[test]
+fn a_closed_ledger_refuses_further_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let other = ledger.clone();
+    ledger.close().unwrap();
+    assert!(matches!(other.commit(samples::inspection(1), Vec::new()), Err(LedgerError::Stopped)));
+}
+
+#[test]
+fn samples_beyond_the_spool_fall_out_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    let sample = GpuStat {
+        recorded_at: Timestamp::from_micros(samples::NOON_US),
+        gpu_index: 0,
+        gpu_name: None,
+        gpu_util_pct: None,
+        memory_used_bytes: None,
+        memory_total_bytes: None,
+        temperature_c: None,
+        power_usage_w: None,
+        power_limit_w: None,
+        fan_speed_pct: None,
+        sm_clock_mhz: None,
+        memory_clock_mhz: None,
+        pstate: None,
+        throttle_reasons: None,
+    };
+    ledger.record_gpu_stats(vec![sample; loupe::limits::GPU_STATS_SPOOL_MAX + 3]).unwrap();
+    assert_eq!(ledger.counters().unwrap().dropped_samples, 3);
+}
+
+#[test]
+fn a_changed_artifact_and_a_lost_outbox_entry_break_the_proof() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    let first = ledger.commit(samples::inspection(1), vec![samples::thumbnail(100)]).unwrap();
+    let second = ledger.commit(samples::held(2), vec![samples::thumbnail(100)]).unwrap();
+    ledger.close().unwrap();
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    assert!(reader.verify(|_, _| ()).unwrap().holds());
+
+    let file =
+        |inspection: &loupe::types::Inspection| artifacts_dir(dir.path()).join(&inspection.artifacts[0].relative_path);
+    std::fs::write(file(&first), "changed").unwrap();
+    std::fs::remove_file(file(&second)).unwrap();
+    let other = rusqlite::Connection::open(loupe::ledger::database_path(dir.path())).unwrap();
+    other.execute("DELETE FROM outbox WHERE seq = 1", []).unwrap();
+    other.execute("UPDATE inspections SET verdict = 'fail' WHERE code LIKE '%0002'", []).unwrap();
+    other.execute("DELETE FROM frame_qa_logs WHERE inspection_id = ?1", [second.id.0.as_bytes()]).unwrap();
+    let faults = reader.verify(|_, _| ()).unwrap().faults.join("\n");
+    for word in [
+        "committed 2 is not delivered 0 + waiting 1",
+        "INS-20261121-0002: the record and its rows differ",
+        "outbox entry 2 has 3 rows instead of 4",
+        "has changed",
+        "cannot be read",
+    ] {
+        assert!(faults.contains(word), "no `{word}` in\n{faults}");
+    }
+}
+
+#[test]
+fn every_table_and_column_has_a_comment() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let connection = rusqlite::Connection::open(loupe::ledger::database_path(dir.path())).unwrap();
+    let mut statement = connection
+        .prepare(
+            "SELECT m.name, m.sql, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'
+                 AND m.name NOT LIKE 'sqlite_%' AND m.name <> 'schema_migrations'",
+        )
+        .unwrap();
+    let columns: Vec<(String, String, String)> = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert!(columns.len() > 100, "{} columns", columns.len());
+    for (table, sql, column) in columns {
+        let line = sql.lines().find(|line| line.split_whitespace().next() == Some(&column)).unwrap();
+        assert!(line.contains("-- "), "{table}.{column} has no comment");
+    }
+}
+
+/// A file system too small for a ledger; `None` where this process may not mount one.
+struct TinyDisk(tempfile::TempDir);
+
+impl TinyDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "loupe-test"]).arg(dir.path());
+        let is_mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        is_mounted.then_some(Self(dir))
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg("-l").arg(self.0.path()).status().unwrap().success());
+    }
+}
+
+#[test]
+fn a_full_disk_fails_commits_and_then_serves_again() {
+    let Some(disk) = TinyDisk::mount("24m") else {
+        println!("skipped: mounting a tmpfs is not permitted here");
+        return;
+    };
+    let state = disk.0.path().join("state");
+    let ledger = open(&state);
+    samples::provenance(&ledger);
+    let ballast = disk.0.path().join("ballast");
+    let mut committed = 0;
+    let mut failed = 0;
+    for number in 0..400_u64 {
+        let artifacts = if number % 2 == 0 { vec![samples::thumbnail(9_000)] } else { Vec::new() };
+        match ledger.commit(samples::inspection(number), artifacts) {
+            Ok(_) => committed += 1,
+            Err(error) => {
+                assert!(!error.is_about_the_row(), "{error}");
+                failed += 1;
+            }
+        }
+        if number == 20 {
+            // Fill what is left, so that the log cannot grow.
+            std::fs::write(&ballast, vec![1_u8; 32 << 20]).unwrap_err();
+        }
+        if number == 60 {
+            assert!(failed > 20, "the disk is not full: {failed} failed");
+            std::fs::remove_file(&ballast).unwrap();
+        }
+        if number == 100 {
+            break;
+        }
+    }
+    assert!(committed > 40, "{committed} committed, {failed} failed");
+    assert_eq!(ledger.counters().unwrap().committed, committed);
+    ledger.close().unwrap();
+    let proof = LedgerReader::open(&state).unwrap().verify(|_, _| ()).unwrap();
+    assert!(proof.holds(), "{:?}", proof.faults);
+    let day = artifacts_dir(&state).join("2026/11/21");
+    assert_eq!(std::fs::read_dir(day).unwrap().count() as u64, proof.artifacts_checked, "files without rows");
+}
+
+/// In the child: commit without end, telling each acknowledged id.
+const CHILD_STATE: &str = "LOUPE_TEST_COMMIT_STATE";
+
+#[test]
+fn child_commits_until_killed() {
+    let Ok(state) = std::env::var(CHILD_STATE) else { return };
+    let ledger = open(Path::new(&state));
+    samples::provenance(&ledger);
+    let threads: Vec<_> = (0..3_u64)
+        .map(|thread| {
+            let ledger = ledger.clone();
+            std::thread::spawn(move || {
+                for number in 0_u64.. {
+                    let inspection = samples::inspection(thread << 32 | number);
+                    let done = ledger.commit(inspection, vec![samples::thumbnail(3_000)]).unwrap();
+                    println!("committed {} {}", done.id, done.code);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn kill_while_committing_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 1..=3_usize {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child_commits_until_killed", "--exact", "--nocapture"])
+            .env(CHILD_STATE, dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let before = acknowledged.len();
+        let mut note = |line: String| {
+            let mut words = line.split_whitespace().skip_while(|word| *word != "committed").skip(1);
+            if let (Some(id), Some(code)) = (words.next(), words.next()) {
+                acknowledged.push((id.to_owned(), code.to_owned()));
+            }
+            acknowledged.len()
+        };
+        while lines.next().map(&mut note).is_some_and(|count| count < before + 40 * round) {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for line in lines {
+            note(line);
+        }
+        let orphan = artifacts_dir(dir.path()).join("tmp/half-written.jpg");
+        std::fs::write(&orphan, "half").unwrap();
+        let ledger = open(dir.path());
+        assert!(!orphan.exists(), "a temporary file stays behind");
+        for (id, code) in &acknowledged {
+            let found = ledger.get(InspectionId(id.parse().unwrap())).unwrap();
+            assert_eq!(found.map(|inspection| inspection.code).as_ref(), Some(code), "acknowledged, then lost");
+        }
+        let committed = ledger.counters().unwrap().committed;
+        assert!(committed >= acknowledged.len() as u64);
+        let proof = LedgerReader::open(dir.path()).unwrap().verify(|_, _| ()).unwrap();
+        assert!(proof.holds(), "{:?}", proof.faults);
+        assert_eq!((proof.units_checked, proof.artifacts_checked), (committed, committed));
+        let rows = artifacts_dir(dir.path()).join("2026/11/21");
+        assert_eq!(std::fs::read_dir(rows).unwrap().count() as u64, committed, "files without rows stay behind");
+    }
+    assert!(acknowledged.len() >= 240, "{} acknowledged", acknowledged.len());
+}
