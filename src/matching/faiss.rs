@@ -11,17 +11,21 @@
 #![expect(unsafe_code, reason = "FAISS is C++ behind a C API; each block says why it is sound")]
 
 use std::ffi::{CStr, CString, c_int, c_void};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 
 use faiss_sys as sys;
 
-/// `IO_FLAG_MMAP_IFC | IO_FLAG_READ_ONLY` of FAISS's `index_io.h`: the codes of inverted lists and of flat indexes stay in
-/// the file's mapping. (The `faiss` crate's own flag does not map.) FAISS's other way to map, `IO_FLAG_MMAP`
-/// (`0x646f0008`), starts up to 32 prefetch threads in every search: on 6 372 × 1280 in 80 lists, 7 queries at nprobe 16
-/// took 795 µs each with it, 279 with this one and 287 from memory; it also leaves flat indexes unmapped.
-const IO_MAP_READ_ONLY: c_int = (1 << 9) | 2;
+/// `IO_FLAG_MMAP | IO_FLAG_READ_ONLY` of FAISS's `index_io.h`: the inverted lists of an IVF index stay in the file's
+/// mapping. (The `faiss` crate's own flag is another one and maps nothing.) `IO_FLAG_MMAP_IFC` would map them too, but
+/// allocates and clears as much anonymous memory first.
+const IO_MAP_LISTS: c_int = 0x646f_0008 | 2;
+/// `IO_FLAG_MMAP_IFC | IO_FLAG_READ_ONLY`: the codes of a flat index stay in the file's mapping.
+const IO_MAP_FLAT: c_int = (1 << 9) | 2;
+/// How the files of flat indexes begin (`IxF2`, `IxFI`, `IxFl`).
+const FLAT_MAGIC: &[u8] = b"IxF";
 /// Plain read into memory.
 const IO_READ: c_int = 0;
 /// Largest `k` of one search; more neighbours than this is a mistake of the caller.
@@ -70,6 +74,8 @@ pub enum FaissError {
 pub struct Index {
     raw: NonNull<sys::FaissIndex>,
     dim: usize,
+    /// Lists visited for each query; 1 and unused for an index without lists.
+    nprobe: usize,
 }
 
 // SAFETY: a FAISS CPU index has no tie to the thread that made it; `Index` is not `Sync`, so only one thread uses it.
@@ -126,35 +132,7 @@ impl Index {
     /// # Errors
     /// When `queries` is not `[n, dim]` finite numbers, `k` is out of bounds, or FAISS fails.
     pub fn search(&self, queries: &[f32], k: usize) -> Result<Neighbours, FaissError> {
-        self.search_with(queries, k, None)
-    }
-
-    fn search_with(&self, queries: &[f32], k: usize, probing: Option<&Probing>) -> Result<Neighbours, FaissError> {
-        let n = self.count(queries)?;
-        let query_count = queries.len() / self.dim;
-        let out_of_bounds = || FaissError::Neighbours { k, queries: query_count };
-        let k_c = i64::try_from(k).ok().filter(|_| (1..=NEIGHBOURS_MAX).contains(&k)).ok_or_else(out_of_bounds)?;
-        let cells = query_count.checked_mul(k).ok_or_else(out_of_bounds)?;
-        let mut found = Neighbours { distances: vec![0.0; cells], ids: vec![-1; cells] };
-        if cells == 0 {
-            return Ok(found);
-        }
-        let parameters = probing.map_or(ptr::null(), |probing| probing.0.as_ptr().cast_const().cast());
-        // SAFETY: `self.raw` is live; `queries` holds n × dim floats; both outputs hold n × k cells; `parameters` is null
-        // (FAISS then uses the index's own) or live and made for an IVF index, which `search_probing` made sure of.
-        let code = unsafe {
-            sys::faiss_Index_search_with_params(
-                self.raw.as_ptr(),
-                n,
-                queries.as_ptr(),
-                k_c,
-                parameters,
-                found.distances.as_mut_ptr(),
-                found.ids.as_mut_ptr(),
-            )
-        };
-        check(code, "search")?;
-        Ok(found)
+        self.search_probing(queries, k, self.nprobe)
     }
 
     /// As [`Index::search`], visiting `nprobe` lists whatever [`Index::set_nprobe`] said; as many as there are make the
@@ -163,9 +141,53 @@ impl Index {
     /// # Errors
     /// As [`Index::search`].
     pub fn search_probing(&self, queries: &[f32], k: usize, nprobe: usize) -> Result<Neighbours, FaissError> {
-        let Some(lists) = self.list_count() else { return self.search(queries, k) };
-        let parameters = Probing::new(nprobe.clamp(1, lists.max(1)))?;
-        self.search_with(queries, k, Some(&parameters))
+        match self.as_ivf() {
+            Some(ivf) => self.search_lists(ivf, queries, k, nprobe),
+            None => search_raw(self.raw.as_ptr(), queries, self.count(queries)?, k),
+        }
+    }
+
+    /// Quantise and search in two calls, because FAISS's one-call search of mapped lists starts up to 32 prefetch threads
+    /// each time: on 6 372 × 1 280 in 80 lists, 7 queries at nprobe 16, one thread, 795 µs a query against 280 this way.
+    fn search_lists(
+        &self,
+        ivf: NonNull<sys::FaissIndexIVF>,
+        queries: &[f32],
+        k: usize,
+        nprobe: usize,
+    ) -> Result<Neighbours, FaissError> {
+        let n = self.count(queries)?;
+        // SAFETY: `ivf` is this live index.
+        let lists = unsafe { sys::faiss_IndexIVF_nlist(ivf.as_ptr()) };
+        let nprobe = nprobe.clamp(1, lists.max(1));
+        // SAFETY: as above; the quantiser lives as long as the index and is only read.
+        let quantiser = unsafe { sys::faiss_IndexIVF_quantizer(ivf.as_ptr()) };
+        if quantiser.is_null() {
+            return Err(FaissError::NotTrained);
+        }
+        let nearest_lists = search_raw(quantiser, queries, n, nprobe)?;
+        let (mut found, k) = empty_answer(n, k)?;
+        if found.ids.is_empty() {
+            return Ok(found);
+        }
+        // SAFETY: `Index` is not `Sync`, so no other thread is in this index while its number of lists is set; lists and
+        // their distances hold n × nprobe cells, both outputs n × k, `queries` n × dim.
+        let code = unsafe {
+            sys::faiss_IndexIVF_set_nprobe(ivf.as_ptr(), nprobe);
+            sys::faiss_IndexIVF_search_preassigned(
+                ivf.as_ptr(),
+                n,
+                queries.as_ptr(),
+                k,
+                nearest_lists.ids.as_ptr(),
+                nearest_lists.distances.as_ptr(),
+                found.distances.as_mut_ptr(),
+                found.ids.as_mut_ptr(),
+                0,
+            )
+        };
+        check(code, "search")?;
+        Ok(found)
     }
 
     /// Write the index to `path`; the caller syncs and renames it.
@@ -188,12 +210,17 @@ impl Index {
     }
 
     /// Open the index at `path` memory-mapped and read-only: the vectors of its inverted lists, or of a flat index, stay
-    /// in the file; list sizes and centroids are read. Check its digest first.
+    /// in the file; list sizes and centroids are read. Check its digest first: a file cut short is not noticed here.
     ///
     /// # Errors
     /// When the file cannot be opened or is no index.
     pub fn map(path: &Path) -> Result<Self, FaissError> {
-        Self::load(path, IO_MAP_READ_ONLY, "map")
+        let action = "map";
+        let mut magic = [0_u8; FLAT_MAGIC.len()];
+        std::fs::File::open(path)
+            .and_then(|mut file| file.read_exact(&mut magic))
+            .map_err(|error| FaissError::File { action, path: path.to_owned(), message: error.to_string() })?;
+        Self::load(path, if magic == FLAT_MAGIC { IO_MAP_FLAT } else { IO_MAP_LISTS }, action)
     }
 
     /// Vectors in the index.
@@ -228,13 +255,11 @@ impl Index {
     /// Inverted lists; `None` for an index without them.
     #[must_use]
     pub fn list_count(&self) -> Option<usize> {
-        // SAFETY: `self.raw` is live; the cast only asks for the dynamic type and gives null for another.
-        let ivf = unsafe { sys::faiss_IndexIVF_cast(self.raw.as_ptr()) };
-        // SAFETY: not null, so it is the same live index as an IVF.
-        (!ivf.is_null()).then(|| unsafe { sys::faiss_IndexIVF_nlist(ivf) })
+        // SAFETY: `as_ivf` gives this live index.
+        self.as_ivf().map(|ivf| unsafe { sys::faiss_IndexIVF_nlist(ivf.as_ptr()) })
     }
 
-    /// Lists visited for each query, cut to the number of lists.
+    /// Lists visited for each query, cut to the number of lists; 1 until it is set.
     ///
     /// # Errors
     /// When the index has no inverted lists or `nprobe` is 0.
@@ -243,14 +268,14 @@ impl Index {
         if nprobe == 0 {
             return Err(FaissError::OutOfBounds { what: "nprobe", value: nprobe });
         }
-        // SAFETY: `self.raw` is live and exclusively borrowed.
-        let ivf = unsafe { sys::faiss_IndexIVF_cast(self.raw.as_ptr()) };
-        if ivf.is_null() {
-            return Err(FaissError::NoLists);
-        }
-        // SAFETY: not null, so it is the same live index as an IVF.
-        unsafe { sys::faiss_IndexIVF_set_nprobe(ivf, nprobe.min(lists)) };
+        self.nprobe = nprobe.min(lists);
         Ok(())
+    }
+
+    /// This index as an IVF, when it is one.
+    fn as_ivf(&self) -> Option<NonNull<sys::FaissIndexIVF>> {
+        // SAFETY: `self.raw` is live; the cast only asks for the dynamic type and gives null for another.
+        NonNull::new(unsafe { sys::faiss_IndexIVF_cast(self.raw.as_ptr()) })
     }
 
     /// A copy of a flat index's vectors, `[len, dim]`; `None` for another kind of index.
@@ -291,7 +316,7 @@ impl Index {
             .ok_or_else(|| FaissError::Engine { action, message: "it returned no index".to_owned() })?;
         // SAFETY: FAISS just made `raw` and said so.
         let dim = usize::try_from(unsafe { sys::faiss_Index_d(raw.as_ptr()) }).unwrap_or(0);
-        let index = Self { raw, dim };
+        let index = Self { raw, dim, nprobe: 1 };
         if dim == 0 {
             return Err(FaissError::OutOfBounds { what: "dimension", value: dim });
         }
@@ -325,27 +350,6 @@ impl std::fmt::Debug for Index {
     }
 }
 
-/// Search parameters of an IVF index.
-struct Probing(NonNull<sys::FaissSearchParametersIVF>);
-
-impl Probing {
-    fn new(nprobe: usize) -> Result<Self, FaissError> {
-        let action = "set nprobe";
-        let mut raw = ptr::null_mut();
-        // SAFETY: `raw` outlives the call; no id selector is given; 0 means no bound on the codes visited.
-        check(unsafe { sys::faiss_SearchParametersIVF_new_with(&raw mut raw, ptr::null_mut(), nprobe, 0) }, action)?;
-        let missing = || FaissError::Engine { action, message: "it returned no parameters".to_owned() };
-        NonNull::new(raw).map(Self).ok_or_else(missing)
-    }
-}
-
-impl Drop for Probing {
-    fn drop(&mut self) {
-        // SAFETY: made by FAISS, owned by this value alone; its destructor is virtual, so the base's free is right.
-        unsafe { sys::faiss_SearchParameters_free(self.0.as_ptr().cast()) };
-    }
-}
-
 // libgomp, which FAISS is linked with.
 unsafe extern "C" {
     fn omp_set_num_threads(threads: c_int);
@@ -364,6 +368,27 @@ pub fn set_threads(threads: usize) {
         let set: extern "C" fn(c_int) = unsafe { std::mem::transmute(symbol) };
         set(1);
     }
+}
+
+/// Room for the answers to `n` queries, and `k` as FAISS takes it.
+fn empty_answer(n: i64, k: usize) -> Result<(Neighbours, i64), FaissError> {
+    let queries = usize::try_from(n).unwrap_or(usize::MAX);
+    let out_of_bounds = || FaissError::Neighbours { k, queries };
+    let k_c = i64::try_from(k).ok().filter(|_| (1..=NEIGHBOURS_MAX).contains(&k)).ok_or_else(out_of_bounds)?;
+    let cells = queries.checked_mul(k).ok_or_else(out_of_bounds)?;
+    Ok((Neighbours { distances: vec![0.0; cells], ids: vec![-1; cells] }, k_c))
+}
+
+/// Search `index`, which is live; `queries` was checked to be `n` of its vectors.
+fn search_raw(index: *const sys::FaissIndex, queries: &[f32], n: i64, k: usize) -> Result<Neighbours, FaissError> {
+    let (mut found, k) = empty_answer(n, k)?;
+    if found.ids.is_empty() {
+        return Ok(found);
+    }
+    let (distances, ids) = (found.distances.as_mut_ptr(), found.ids.as_mut_ptr());
+    // SAFETY: `index` is live; `queries` holds n × dim floats; both outputs hold n × k cells.
+    check(unsafe { sys::faiss_Index_search(index, n, queries.as_ptr(), k, distances, ids) }, "search")?;
+    Ok(found)
 }
 
 fn file_name(path: &Path, action: &'static str) -> Result<CString, FaissError> {
@@ -479,6 +504,10 @@ mod tests {
             assert_eq!(opened.search_probing(&vectors[..8], 3, usize::MAX).unwrap(), wanted);
         }
         assert_eq!(index.flat_vectors(), None);
+        let whole = flat(&vectors[..2 * 2]);
+        whole.write(&path).unwrap();
+        let mapped = Index::map(&path).unwrap();
+        assert_eq!(mapped.search(&vectors[..2], 2).unwrap(), whole.search(&vectors[..2], 2).unwrap());
         assert_eq!(flat(&[1.0, 2.0]).flat_vectors(), Some(vec![1.0, 2.0]));
     }
 }
