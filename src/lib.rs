@@ -23,6 +23,7 @@ pub mod locate;
 pub mod matching;
 pub mod notify;
 pub mod observe;
+pub mod overlay;
 pub mod pipeline;
 pub mod quality;
 pub mod shutdown;

@@ -1,17 +1,20 @@
 //! Where the parts are: boxes with labels.
 //!
 //! Three ways: [`whole`] takes the frame as one item, [`BlobLocator`] looks for what the background does not explain,
-//! and a detector model names what it knows. Runs in the pipeline's workers; keeps no state between frames.
+//! and [`YoloxLocator`] names what it knows. Runs in the pipeline's workers; keeps no state between frames.
 //! Overload: more boxes than [`crate::limits::ITEMS_PER_FRAME_MAX`] are cut one above it, so that the caller notices.
 
 mod background;
 mod blob;
 mod mask;
+pub mod nms;
 mod planes;
+mod yolox;
 
 use crate::types::{BoundingBox, Image};
 
 pub use blob::{BLOB_LABEL, BlobLocator, BlobOptions};
+pub use yolox::{LocateError, YoloxLocator, YoloxOptions};
 
 /// Label of the one item of [`whole`].
 pub const WHOLE_LABEL: &str = "frame";
