@@ -99,7 +99,7 @@ fn print(findings: &Findings, json: bool) -> anyhow::Result<()> {
 fn check_runtime(library: Option<&Path>, findings: &mut Findings) -> Option<Arc<Runtime>> {
     match Runtime::load(library) {
         Ok(runtime) => {
-            findings.add(Level::Ok, "onnx runtime", runtime.describe());
+            findings.add(Level::Ok, "onnx runtime", format!("{} ({})", runtime.path().display(), runtime.build_info()));
             Some(runtime)
         }
         Err(error) => {
@@ -110,12 +110,13 @@ fn check_runtime(library: Option<&Path>, findings: &mut Findings) -> Option<Arc<
 }
 
 fn check_gpu(findings: &mut Findings) {
-    match GpuSampler::open().and_then(|mut sampler| sampler.sample()) {
-        Ok(stats) => {
+    match GpuSampler::open() {
+        Ok(sampler) => {
+            let stats = sampler.sample();
             let names: Vec<String> = stats.iter().filter_map(|stat| stat.gpu_name.clone()).collect();
             findings.add(Level::Ok, "gpu", format!("{} found: {}", stats.len(), names.join(", ")));
         }
-        Err(error) => findings.add(Level::Warn, "gpu", format!("{error}; models run on the CPU")),
+        Err(error) => findings.add(Level::Warn, "gpu", error.to_string()),
     }
 }
 

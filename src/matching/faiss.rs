@@ -78,8 +78,11 @@ pub struct Index {
     nprobe: usize,
 }
 
-// SAFETY: a FAISS CPU index has no tie to the thread that made it; `Index` is not `Sync`, so only one thread uses it.
+// SAFETY: a FAISS CPU index has no tie to the thread that made it.
 unsafe impl Send for Index {}
+// SAFETY: what takes `&self` (searches, sizes, writing) calls const methods of FAISS, which its documentation allows
+// from several threads at once on a CPU index; what changes an index takes `&mut self`.
+unsafe impl Sync for Index {}
 
 impl Index {
     /// An empty index, `description` as FAISS's `index_factory` reads it (`Flat`, `IVF256,Flat`, …).

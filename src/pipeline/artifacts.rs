@@ -62,20 +62,21 @@ fn jpeg(kind: ArtifactKind, image: &Image, quality: u8) -> Result<NewArtifact, C
 
 /// The frame as it came: a file keeps its own bytes, whose digest the inspection carries.
 fn frame(inspection: &Inspection, material: Material<'_>) -> Result<NewArtifact, CaptureError> {
-    let Some(bytes) = material.encoded else { return jpeg(ArtifactKind::Frame, material.image, FRAME_QUALITY) };
-    let (content_type, extension) = match bytes {
-        [0xff, 0xd8, ..] => ("image/jpeg", "jpg"),
-        [0x89, b'P', b'N', b'G', ..] => ("image/png", "png"),
-        [b'B', b'M', ..] => ("image/bmp", "bmp"),
-        [b'R', b'I', b'F', b'F', ..] => ("image/webp", "webp"),
-        _ => ("application/octet-stream", "bin"),
-    };
-    Ok(NewArtifact {
+    match material.encoded {
+        Some(bytes) => Ok(frame_bytes(inspection, bytes)),
+        None => jpeg(ArtifactKind::Frame, material.image, FRAME_QUALITY),
+    }
+}
+
+/// A file's bytes as the frame artifact, whatever they are.
+pub fn frame_bytes(inspection: &Inspection, bytes: &[u8]) -> NewArtifact {
+    let format = capture::sniff(bytes);
+    NewArtifact {
         kind: ArtifactKind::Frame,
-        content_type: content_type.to_owned(),
-        extension: extension.to_owned(),
+        content_type: format.map_or("application/octet-stream", |format| format.content_type()).to_owned(),
+        extension: format.map_or("bin", |format| format.extension()).to_owned(),
         bytes: bytes.to_vec(),
         width_px: inspection.width_px,
         height_px: inspection.height_px,
-    })
+    }
 }

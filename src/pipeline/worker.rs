@@ -19,7 +19,7 @@ use crate::locate;
 use crate::matching::AcceptRule;
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
-use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings, Verdict};
+use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings};
 
 /// What a station asks of its workers.
 #[derive(Debug, Clone)]
@@ -276,9 +276,8 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
 /// A picture that cannot be made is worth a warning, never the verdict.
 fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: Option<&ScoreMap>) -> Vec<NewArtifact> {
     let Some(image) = &decoded.image else {
-        return decoded.encoded.as_ref().filter(|_| inspection.verdict != Verdict::Pass).map_or_else(Vec::new, |bytes| {
-            vec![NewArtifact::unreadable_frame(bytes.clone())]
-        });
+        // What cannot be decoded is kept as it came, so that a person can look into it.
+        return decoded.encoded.as_deref().map_or_else(Vec::new, |bytes| vec![artifacts::frame_bytes(inspection, bytes)]);
     };
     let material = Material { image, encoded: decoded.encoded.as_deref(), map };
     artifacts::make(station.artifacts, inspection, material).unwrap_or_else(|error| {
