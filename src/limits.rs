@@ -8,6 +8,12 @@ pub const CAPTURE_QUEUE_FRAMES: usize = 8;
 pub const IMAGE_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Largest side of an image, pixels.
 pub const IMAGE_SIDE_PX_MAX: u32 = 16_384;
+/// Most pixels of an image: 100 megapixels of BGR are 300 MB, against decompression bombs.
+pub const IMAGE_PIXELS_MAX: u64 = 100_000_000;
+/// Files of one folder or list: a million paths are about 100 MB.
+pub const SOURCE_FILES_MAX: usize = 1_000_000;
+/// Pause between two looks at a watched folder; a file is taken when two looks find it the same.
+pub const WATCH_POLL: Duration = Duration::from_millis(200);
 /// Items kept per frame; beyond that the frame is a HOLD (`locate.too_many_items`).
 pub const ITEMS_PER_FRAME_MAX: usize = 256;
 /// Units in one uplink transaction (data model §4.2).

@@ -1,0 +1,197 @@
+//! Feature models: one embedding per crop, or maps of a whole area.
+
+use std::sync::Arc;
+
+use super::manifest::{ModelKind, ModelManifest, OutputRole, OutputSpec};
+use super::preprocess::{Placement, Preprocessor};
+use super::session::{ModelSession, Selection, values_of};
+use super::{InferenceError, NodeCounts, ProviderPlan, Runtime};
+use crate::types::{BoundingBox, Image, Provider};
+
+/// Crops that go through an accelerator at once: 32 × 3 × 224² f32 are 19 MB.
+const ACCELERATOR_BATCH_MAX: usize = 32;
+
+/// One output map of one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureMap {
+    /// Pixels of the input per cell.
+    pub stride: u32,
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    /// `[channels, height, width]`.
+    pub data: Vec<f32>,
+}
+
+/// The maps of one picture, in the manifest's order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureMaps {
+    pub maps: Vec<FeatureMap>,
+}
+
+/// A backbone with feature maps and, where its manifest names one, an embedding.
+#[derive(Debug)]
+pub struct FeatureModel {
+    session: ModelSession,
+    preprocessor: Preprocessor,
+    /// `[n, 3, h, w]`, kept between calls.
+    input: Vec<f32>,
+    embedding: Option<(OutputSpec, Selection)>,
+    maps: Option<(Vec<OutputSpec>, Selection)>,
+}
+
+impl FeatureModel {
+    /// Load the model on the plan's best usable provider, one session with its own threads.
+    ///
+    /// # Errors
+    /// When the file's digest, an input or an output differs from the manifest, or no allowed provider is usable.
+    pub fn open(
+        runtime: &Arc<Runtime>,
+        manifest: &ModelManifest,
+        plan: &ProviderPlan,
+    ) -> Result<FeatureModel, InferenceError> {
+        if manifest.kind() != ModelKind::Features {
+            let (model, found) = (manifest.name().to_owned(), manifest.kind().as_str());
+            return Err(InferenceError::Kind { model, expected: "features", found });
+        }
+        let session = ModelSession::open(runtime, manifest, plan)?;
+        let embedding = match manifest.outputs_of(OutputRole::Embedding).next() {
+            Some(spec) => Some((spec.clone(), session.select([spec.name.as_str()].into_iter())?)),
+            None => None,
+        };
+        let specs: Vec<OutputSpec> = manifest.outputs_of(OutputRole::Features).cloned().collect();
+        let maps = if specs.is_empty() {
+            None
+        } else {
+            let selection = session.select(specs.iter().map(|spec| spec.name.as_str()))?;
+            Some((specs, selection))
+        };
+        let preprocessor = Preprocessor::new(manifest.input());
+        Ok(Self { session, preprocessor, input: Vec::new(), embedding, maps })
+    }
+
+    /// Embeddings `[N, embedding_dim]` f32 of length 1, one per crop, each letterboxed into a square of `input_px`.
+    ///
+    /// The CPU runs one crop at a time (a batch was slower per crop with one thread), accelerators up to 32 at once.
+    ///
+    /// # Errors
+    /// When the model has no embedding or the runtime fails.
+    pub fn embed(&mut self, crops: &[(&Image, BoundingBox)], input_px: u32) -> Result<Vec<f32>, InferenceError> {
+        let batch_max = if self.session.provider() == Provider::Cpu { 1 } else { ACCELERATOR_BATCH_MAX };
+        self.embed_batched(crops, input_px, batch_max)
+    }
+
+    fn embed_batched(
+        &mut self,
+        crops: &[(&Image, BoundingBox)],
+        input_px: u32,
+        batch_max: usize,
+    ) -> Result<Vec<f32>, InferenceError> {
+        let model = self.session.manifest().name().to_owned();
+        let Some((spec, selection)) = &self.embedding else {
+            return Err(InferenceError::OutputMissing { model, role: "embedding" });
+        };
+        let dim = spec.channels.unwrap_or(0) as usize;
+        let values_per_crop = 3 * input_px as usize * input_px as usize;
+        if values_per_crop == 0 {
+            return Err(resize_error(&model, input_px, input_px, "a side is 0".to_owned()));
+        }
+        let mut embeddings = Vec::with_capacity(crops.len() * dim);
+        for batch in crops.chunks(batch_max) {
+            self.input.resize(batch.len() * values_per_crop, 0.0);
+            for ((image, area), values) in batch.iter().zip(self.input.chunks_exact_mut(values_per_crop)) {
+                self.preprocessor
+                    .fill(image, area, (input_px, input_px), Placement::Centre, values)
+                    .map_err(|message| resize_error(&model, input_px, input_px, message))?;
+            }
+            let outputs = self.session.run(&self.input, (batch.len(), input_px, input_px), selection)?;
+            let (_, values) = values_of(&outputs, spec, &model)?;
+            if values.len() != batch.len() * dim {
+                let message = format!("{} embedding values for {} crops of {dim}", values.len(), batch.len());
+                return Err(InferenceError::Run { model, message });
+            }
+            values.chunks_exact(dim).for_each(|row| push_normalised(&mut embeddings, row));
+        }
+        Ok(embeddings)
+    }
+
+    /// Feature maps of `area`, stretched to `input_px` (width, height).
+    ///
+    /// # Errors
+    /// When the model has no feature maps or the runtime fails.
+    pub fn features(
+        &mut self,
+        image: &Image,
+        area: BoundingBox,
+        input_px: (u32, u32),
+    ) -> Result<FeatureMaps, InferenceError> {
+        let model = self.session.manifest().name().to_owned();
+        let Some((specs, selection)) = &self.maps else {
+            return Err(InferenceError::OutputMissing { model, role: "features" });
+        };
+        let (width_px, height_px) = input_px;
+        self.input.resize(3 * width_px as usize * height_px as usize, 0.0);
+        self.preprocessor
+            .fill(image, &area, input_px, Placement::Stretch, &mut self.input)
+            .map_err(|message| resize_error(&model, width_px, height_px, message))?;
+        let outputs = self.session.run(&self.input, (1, width_px, height_px), selection)?;
+        let mut maps = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let (shape, values) = values_of(&outputs, spec, &model)?;
+            maps.push(FeatureMap {
+                stride: spec.stride.unwrap_or(1),
+                channels: shape[1],
+                height: shape[2],
+                width: shape[3],
+                data: values.to_vec(),
+            });
+        }
+        Ok(FeatureMaps { maps })
+    }
+
+    /// Length of an embedding; 0 where the model has none.
+    #[must_use]
+    pub fn embedding_dim(&self) -> usize {
+        self.embedding.as_ref().map_or(0, |(spec, _)| spec.channels.unwrap_or(0) as usize)
+    }
+
+    /// Where most of the graph's operators run, as the runtime reports it of the loaded session.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.session.provider()
+    }
+
+    /// Operators per provider, as the runtime reports them.
+    #[must_use]
+    pub fn nodes(&self) -> &NodeCounts {
+        self.session.nodes()
+    }
+
+    /// Whether [`FeatureModel::provider`] is not the plan's first.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.session.is_fallback()
+    }
+
+    /// Summed time inside the runtime since the model was opened.
+    #[must_use]
+    pub fn session_ms(&self) -> f64 {
+        self.session.session_ms()
+    }
+
+    #[must_use]
+    pub fn manifest(&self) -> &ModelManifest {
+        self.session.manifest()
+    }
+}
+
+pub(super) fn resize_error(model: &str, width_px: u32, height_px: u32, message: String) -> InferenceError {
+    InferenceError::Resize { model: model.to_owned(), width_px, height_px, message }
+}
+
+/// Append `row` scaled to length 1; a row of zeros stays.
+fn push_normalised(embeddings: &mut Vec<f32>, row: &[f32]) {
+    let length = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let factor = if length > 0.0 { length.recip() } else { 0.0 };
+    embeddings.extend(row.iter().map(|value| value * factor));
+}

@@ -1,0 +1,301 @@
+//! `models/<name>/manifest.toml`: what must be known to run a model, and what its file must look like.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::InferenceError;
+use crate::types::Digest;
+
+/// What a model gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    Features,
+    Detector,
+}
+
+impl ModelKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ModelKind::Features => "features",
+            ModelKind::Detector => "detector",
+        }
+    }
+}
+
+/// Order of the colour planes of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColorOrder {
+    Rgb,
+    Bgr,
+}
+
+/// How a picture of another shape is brought to the input's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Both sides scaled on their own.
+    Stretch,
+    /// Scaled as a whole, the rest filled with `pad_value`.
+    Letterbox,
+}
+
+/// What an output means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputRole {
+    /// `[N, channels, H/stride, W/stride]`.
+    Features,
+    /// `[N, channels]`.
+    Embedding,
+    /// `[N, rows, columns]`.
+    Detections,
+}
+
+/// The model's one input: `[N, 3, H, W]` f32, `(value × scale − mean) / std` per plane of 0..255.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSpec {
+    pub name: String,
+    /// Width and height the model runs at unless the caller says otherwise.
+    pub size_px: [u32; 2],
+    pub color: ColorOrder,
+    pub scale: f32,
+    /// In the order of `color`.
+    pub mean: [f32; 3],
+    /// In the order of `color`; none is 0.
+    pub std: [f32; 3],
+    pub resize: ResizeMode,
+    /// Grey of the border, 0 to 255; the usual 114 where it is absent.
+    #[serde(default = "pad_value_default")]
+    pub pad_value: u8,
+}
+
+fn pad_value_default() -> u8 {
+    114
+}
+
+/// One output the model must have; others are not computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    pub name: String,
+    pub role: OutputRole,
+    /// Pixels of the input per cell of the map.
+    pub stride: Option<u32>,
+    pub channels: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManifestFile {
+    name: String,
+    version: String,
+    kind: ModelKind,
+    layout: Option<String>,
+    #[serde(default)]
+    classes: Vec<String>,
+    file: String,
+    sha256: Digest,
+    license: String,
+    source: String,
+    input: InputSpec,
+    outputs: Vec<OutputSpec>,
+}
+
+/// A checked manifest and the folder it stands in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelManifest {
+    file: ManifestFile,
+    folder: PathBuf,
+}
+
+impl ModelManifest {
+    /// Read `manifest.toml` in a folder, or the file itself. The model's file is not touched.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has unknown or missing keys, or contradicts itself.
+    pub fn load(dir_or_file: &Path) -> Result<Self, InferenceError> {
+        let path = if dir_or_file.is_dir() { dir_or_file.join("manifest.toml") } else { dir_or_file.to_owned() };
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| InferenceError::Read { path: path.clone(), source })?;
+        let fault = |message: String| InferenceError::Manifest { path: path.clone(), message };
+        let file: ManifestFile = toml::from_str(&text).map_err(|error| fault(error.to_string().trim().to_owned()))?;
+        check(&file).map_err(fault)?;
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Self { file, folder })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.file.name
+    }
+
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.file.version
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> ModelKind {
+        self.file.kind
+    }
+
+    /// How a detector's output is laid out, e.g. `yolox`.
+    #[must_use]
+    pub fn layout(&self) -> Option<&str> {
+        self.file.layout.as_deref()
+    }
+
+    /// Names of a detector's classes, in the order of its output.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        &self.file.classes
+    }
+
+    /// Of the model's file, as the manifest states it; opening the model verifies it.
+    #[must_use]
+    pub fn sha256(&self) -> Digest {
+        self.file.sha256
+    }
+
+    #[must_use]
+    pub fn license(&self) -> &str {
+        &self.file.license
+    }
+
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.file.source
+    }
+
+    #[must_use]
+    pub fn input(&self) -> &InputSpec {
+        &self.file.input
+    }
+
+    #[must_use]
+    pub fn outputs(&self) -> &[OutputSpec] {
+        &self.file.outputs
+    }
+
+    /// Outputs of one role, in the manifest's order.
+    pub fn outputs_of(&self, role: OutputRole) -> impl Iterator<Item = &OutputSpec> {
+        self.file.outputs.iter().filter(move |output| output.role == role)
+    }
+
+    /// The model's file.
+    #[must_use]
+    pub fn model_path(&self) -> PathBuf {
+        self.folder.join(&self.file.file)
+    }
+}
+
+/// First contradiction within a manifest.
+fn check(file: &ManifestFile) -> Result<(), String> {
+    let input = &file.input;
+    if file.name.is_empty() {
+        return Err("`name` is empty".to_owned());
+    }
+    if Path::new(&file.file).components().count() != 1 || file.file == ".." {
+        return Err(format!("`file` is `{}`: it must be a file name in the manifest's folder", file.file));
+    }
+    if input.size_px.iter().any(|&side| side == 0 || side > crate::limits::IMAGE_SIDE_PX_MAX) {
+        return Err(format!("`input.size_px` is {:?}: both sides must be 1 to 16384", input.size_px));
+    }
+    let finite = input.mean.iter().chain(&input.std).chain([&input.scale]).all(|value| value.is_finite());
+    if !finite || input.std.contains(&0.0) || input.scale == 0.0 {
+        return Err("`input.scale`, `mean` and `std` must be finite, `scale` and `std` not 0".to_owned());
+    }
+    if file.kind == ModelKind::Detector && input.resize != ResizeMode::Letterbox {
+        return Err("a detector needs `input.resize = \"letterbox\"`".to_owned());
+    }
+    if file.outputs.is_empty() {
+        return Err("it names no [[outputs]]".to_owned());
+    }
+    for output in &file.outputs {
+        let name = &output.name;
+        match output.role {
+            OutputRole::Features if output.stride.is_none_or(|stride| stride == 0) => {
+                return Err(format!("output `{name}` of role `features` needs a `stride` above 0"));
+            }
+            OutputRole::Features | OutputRole::Embedding if output.channels.is_none_or(|channels| channels == 0) => {
+                return Err(format!("output `{name}` needs `channels` above 0"));
+            }
+            OutputRole::Detections if file.kind != ModelKind::Detector => {
+                return Err(format!("output `{name}` of role `detections` needs `kind = \"detector\"`"));
+            }
+            OutputRole::Features | OutputRole::Embedding | OutputRole::Detections => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::ModelManifest;
+
+    pub const GOOD: &str = r#"
+name = "m"
+version = "1"
+kind = "features"
+file = "model.onnx"
+sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+license = "MIT"
+source = "a test"
+[input]
+name = "images"
+size_px = [224, 224]
+color = "rgb"
+scale = 0.00392156862745098
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+resize = "stretch"
+[[outputs]]
+name = "stride8"
+role = "features"
+stride = 8
+channels = 32
+"#;
+
+    fn load(text: &str) -> Result<ModelManifest, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("manifest.toml"), text).unwrap();
+        ModelManifest::load(dir.path()).map_err(|error| error.to_string())
+    }
+
+    fn check_fault(from: &str, to: &str, expected: &str) {
+        assert!(GOOD.contains(from), "{from}");
+        let error = load(&GOOD.replace(from, to)).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_reads_with_its_default_grey() {
+        let manifest = load(GOOD).unwrap();
+        assert_eq!((manifest.name(), manifest.input().pad_value, manifest.outputs().len()), ("m", 114, 1));
+    }
+
+    #[test]
+    fn faults_name_the_key() {
+        check_fault("version =", "versoin =", "versoin");
+        check_fault("stride = 8\n", "", "needs a `stride`");
+        check_fault("channels = 32\n", "", "needs `channels`");
+        check_fault("\"model.onnx\"", "\"../model.onnx\"", "`file` is `../model.onnx`");
+        check_fault("[0.229, 0.224, 0.225]", "[0.229, 0.0, 0.225]", "not 0");
+        check_fault("[224, 224]", "[0, 224]", "size_px");
+        check_fault("e3b0", "zz", "sha256");
+        check_fault("role = \"features\"", "role = \"detections\"", "kind = \"detector\"");
+    }
+
+    #[test]
+    fn a_missing_manifest_names_its_path() {
+        let error = ModelManifest::load(Path::new("/nowhere/manifest.toml")).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/manifest.toml"), "{error}");
+    }
+}

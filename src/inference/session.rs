@@ -1,0 +1,411 @@
+//! A loaded model: opened on the best usable provider, checked against its manifest, run for chosen outputs.
+
+use std::sync::Arc;
+
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionOutputs};
+use ort::value::{TensorElementType, TensorRef, ValueType};
+
+use super::assignment::{NodeCounts, node_counts};
+use super::manifest::{ModelManifest, OutputRole, OutputSpec};
+use super::provider::{advice, dispatch};
+use super::{InferenceError, ProviderPlan, Runtime};
+use crate::clock::Stopwatch;
+use crate::types::{Digest, Provider};
+
+/// One session and what the runtime says about it.
+#[derive(Debug)]
+pub(super) struct ModelSession {
+    session: Session,
+    manifest: ModelManifest,
+    provider: Provider,
+    is_fallback: bool,
+    nodes: NodeCounts,
+    session_ms: f64,
+    /// Keeps the library's environment alive.
+    _runtime: Arc<Runtime>,
+}
+
+/// Run options that ask for a fixed set of outputs.
+pub(super) struct Selection(RunOptions<HasSelectedOutputs>);
+
+impl std::fmt::Debug for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Selection")
+    }
+}
+
+impl ModelSession {
+    pub(super) fn open(
+        runtime: &Arc<Runtime>,
+        manifest: &ModelManifest,
+        plan: &ProviderPlan,
+    ) -> Result<Self, InferenceError> {
+        let bytes = verified_bytes(manifest)?;
+        let model = || manifest.name().to_owned();
+        let Some(first) = plan.providers.first() else {
+            return Err(InferenceError::ProviderListEmpty { model: model() });
+        };
+        let mut faults = Vec::new();
+        for (index, choice) in plan.providers.iter().enumerate() {
+            match try_provider(runtime, &bytes, plan, index) {
+                Ok((session, nodes)) => {
+                    check_shapes(manifest, &session)?;
+                    let provider = nodes.main_provider().unwrap_or(choice.provider);
+                    let is_fallback = provider != first.provider;
+                    if is_fallback && plan.require {
+                        let message = format!("the runtime placed {nodes}");
+                        return Err(required(manifest, first.provider, message));
+                    }
+                    let manifest = manifest.clone();
+                    let _runtime = Arc::clone(runtime);
+                    return Ok(Self { session, manifest, provider, is_fallback, nodes, session_ms: 0.0, _runtime });
+                }
+                Err(message) if plan.require => return Err(required(manifest, choice.provider, message)),
+                Err(message) => {
+                    tracing::warn!(model = manifest.name(), provider = %choice.provider, error = message,
+                        "execution provider not usable, trying the next");
+                    faults.push(format!("{}: {message}", choice.provider));
+                }
+            }
+        }
+        Err(InferenceError::NoProvider { model: model(), message: faults.join("; ") })
+    }
+
+    /// Options that compute and return only the named outputs.
+    pub(super) fn select<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Selection, InferenceError> {
+        let selector = names.fold(OutputSelector::no_default(), |selector, name| selector.with(name));
+        Ok(Selection(RunOptions::new().map_err(|error| self.run_error(&error))?.with_outputs(selector)))
+    }
+
+    /// Run on `[n, 3, height, width]` f32 without copying it.
+    pub(super) fn run<'r>(
+        &'r mut self,
+        input: &[f32],
+        (batch, width_px, height_px): (usize, u32, u32),
+        selection: &'r Selection,
+    ) -> Result<SessionOutputs<'r>, InferenceError> {
+        let shape = [batch, 3, height_px as usize, width_px as usize];
+        let name = self.manifest.name().to_owned();
+        let error = |error: ort::Error| InferenceError::Run { model: name.clone(), message: error.to_string() };
+        let watch = Stopwatch::start();
+        let tensor = TensorRef::from_array_view((shape, input)).map_err(error)?;
+        let outputs = self.session.run_with_options(ort::inputs![tensor], &selection.0).map_err(error)?;
+        self.session_ms += watch.elapsed().as_secs_f64() * 1_000.0;
+        Ok(outputs)
+    }
+
+    fn run_error(&self, error: &ort::Error) -> InferenceError {
+        InferenceError::Run { model: self.manifest.name().to_owned(), message: error.to_string() }
+    }
+
+    pub(super) fn manifest(&self) -> &ModelManifest {
+        &self.manifest
+    }
+
+    pub(super) fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    pub(super) fn is_fallback(&self) -> bool {
+        self.is_fallback
+    }
+
+    pub(super) fn nodes(&self) -> &NodeCounts {
+        &self.nodes
+    }
+
+    pub(super) fn session_ms(&self) -> f64 {
+        self.session_ms
+    }
+}
+
+/// Values and shape of an output, checked for its rank.
+///
+/// # Errors
+/// When the output is missing, is not f32 or has another rank than its role asks for.
+pub(super) fn values_of<'o>(
+    outputs: &'o SessionOutputs<'_>,
+    spec: &OutputSpec,
+    model: &str,
+) -> Result<(Vec<usize>, &'o [f32]), InferenceError> {
+    let run_error = |message: String| InferenceError::Run { model: model.to_owned(), message };
+    let value = outputs.get(&spec.name).ok_or_else(|| run_error(format!("no output `{}`", spec.name)))?;
+    let (shape, values) = value.try_extract_tensor::<f32>().map_err(|error| run_error(error.to_string()))?;
+    let shape: Vec<usize> = shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
+    let channels_differ = spec.role != OutputRole::Detections
+        && spec.channels.is_some_and(|channels| shape.get(1).copied() != Some(channels as usize));
+    if shape.len() != rank(spec.role) || channels_differ {
+        return Err(InferenceError::Shape {
+            model: model.to_owned(),
+            what: format!("shape of output `{}`", spec.name),
+            expected: expected_shape(spec),
+            found: format!("{shape:?}"),
+        });
+    }
+    Ok((shape, values))
+}
+
+fn required(manifest: &ModelManifest, provider: Provider, message: String) -> InferenceError {
+    InferenceError::ProviderRequired { model: manifest.name().to_owned(), provider, message, advice: advice(provider) }
+}
+
+/// The model's file, read once so that what is checked is what is loaded.
+fn verified_bytes(manifest: &ModelManifest) -> Result<Vec<u8>, InferenceError> {
+    let path = manifest.model_path();
+    let bytes = std::fs::read(&path).map_err(|source| InferenceError::Read { path: path.clone(), source })?;
+    let found = Digest::of(&bytes);
+    if found != manifest.sha256() {
+        let (model, expected) = (manifest.name().to_owned(), manifest.sha256());
+        return Err(InferenceError::DigestDiffers { model, path, expected, found });
+    }
+    Ok(bytes)
+}
+
+/// Load on the plan's provider `index`; the text says why it cannot be used.
+fn try_provider(
+    runtime: &Runtime,
+    bytes: &[u8],
+    plan: &ProviderPlan,
+    index: usize,
+) -> Result<(Session, NodeCounts), String> {
+    let choices = plan.companions(index);
+    let wants_cpu = choices.iter().any(|choice| choice.provider == Provider::Cpu);
+    let dispatches: Vec<_> =
+        choices.into_iter().map(|choice| dispatch(choice, plan.cache_dir.as_deref())).collect::<Result<_, String>>()?;
+    let mut builder = options(runtime, plan, plan.require && !wants_cpu)
+        .map_err(|error| error.to_string())?
+        .with_execution_providers(dispatches)
+        .map_err(|error| error.to_string())?;
+    let session = builder.commit_from_memory(bytes).map_err(|error| error.to_string())?;
+    let nodes = node_counts(&session).map_err(|error| error.to_string())?;
+    Ok((session, nodes))
+}
+
+fn options(runtime: &Runtime, plan: &ProviderPlan, refuse_cpu: bool) -> Result<SessionBuilder, ort::Error> {
+    let mut builder = Session::builder(runtime.environment())?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(plan.intra_threads.unwrap_or(1))?
+        .with_inter_threads(1)?
+        // spinning threads take the cores from whatever runs between two inferences (docs: facts)
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?
+        .with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+    if refuse_cpu {
+        builder = builder.with_disable_cpu_fallback()?;
+    }
+    Ok(builder)
+}
+
+fn rank(role: OutputRole) -> usize {
+    match role {
+        OutputRole::Features => 4,
+        OutputRole::Embedding => 2,
+        OutputRole::Detections => 3,
+    }
+}
+
+fn expected_shape(spec: &OutputSpec) -> String {
+    let channels = spec.channels.map_or("C".to_owned(), |channels| channels.to_string());
+    match spec.role {
+        OutputRole::Features => format!("[N, {channels}, H, W]"),
+        OutputRole::Embedding => format!("[N, {channels}]"),
+        OutputRole::Detections => "[N, rows, columns]".to_owned(),
+    }
+}
+
+/// Compare the manifest with the loaded graph; dynamic sides (−1) agree with anything.
+fn check_shapes(manifest: &ModelManifest, session: &Session) -> Result<(), InferenceError> {
+    let model = || manifest.name().to_owned();
+    let missing = |what: &str, expected: &str, found: Vec<&str>| InferenceError::Shape {
+        model: model(),
+        what: what.to_owned(),
+        expected: format!("`{expected}`"),
+        found: format!("`{}`", found.join("`, `")),
+    };
+    let spec = manifest.input();
+    let input_names: Vec<&str> = session.inputs().iter().map(ort::value::Outlet::name).collect();
+    let [input] = session.inputs() else { return Err(missing("its only input", &spec.name, input_names)) };
+    if input.name() != spec.name {
+        return Err(missing("its only input", &spec.name, input_names));
+    }
+    let [width, height] = spec.size_px.map(i64::from);
+    check_tensor(manifest, &format!("input `{}`", spec.name), input.dtype(), &[-1, 3, height, width])?;
+    let output_names: Vec<&str> = session.outputs().iter().map(ort::value::Outlet::name).collect();
+    for output in manifest.outputs() {
+        let Some(outlet) = session.outputs().iter().find(|outlet| outlet.name() == output.name) else {
+            return Err(missing("an output", &output.name, output_names));
+        };
+        let mut expected = vec![-1; rank(output.role)];
+        if output.role != OutputRole::Detections {
+            expected[1] = output.channels.map_or(-1, i64::from);
+        }
+        check_tensor(manifest, &format!("output `{}`", output.name), outlet.dtype(), &expected)?;
+    }
+    Ok(())
+}
+
+fn check_tensor(
+    manifest: &ModelManifest,
+    what: &str,
+    found: &ValueType,
+    expected: &[i64],
+) -> Result<(), InferenceError> {
+    let agrees = match found {
+        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => {
+            shape.len() == expected.len()
+                && shape.iter().zip(expected).all(|(found, expected)| *found < 0 || *expected < 0 || found == expected)
+        }
+        _ => false,
+    };
+    if agrees {
+        return Ok(());
+    }
+    Err(InferenceError::Shape {
+        model: manifest.name().to_owned(),
+        what: what.to_owned(),
+        expected: format!("f32 {expected:?} (-1 = any)"),
+        found: match found {
+            ValueType::Tensor { ty, shape, .. } => format!("{ty} {:?}", &shape[..]),
+            other => format!("{other:?}"),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use super::{ModelManifest, Provider, ProviderPlan, Runtime};
+    use crate::inference::{DetectorModel, FeatureModel, InferenceError, ProviderChoice};
+    use crate::types::{BoundingBox, Image};
+
+    fn models() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+    }
+
+    fn runtime() -> Arc<Runtime> {
+        Runtime::load(None).unwrap()
+    }
+
+    fn plan(providers: &[Provider], require: bool) -> ProviderPlan {
+        let providers = providers.iter().map(|&provider| ProviderChoice { provider, options: BTreeMap::new() });
+        ProviderPlan { providers: providers.collect(), require, ..ProviderPlan::default() }
+    }
+
+    /// Open the bundled detector with one change to its manifest and, if given, to its file.
+    fn open_changed(from: &str, to: &str, extra_bytes: &[u8]) -> Result<DetectorModel, InferenceError> {
+        let dir = tempfile::tempdir().unwrap();
+        let source = models().join("tiny-yolox");
+        let text = std::fs::read_to_string(source.join("manifest.toml")).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(dir.path().join("manifest.toml"), text.replacen(from, to, 1)).unwrap();
+        let mut bytes = std::fs::read(source.join("model.onnx")).unwrap();
+        bytes.extend_from_slice(extra_bytes);
+        std::fs::write(dir.path().join("model.onnx"), bytes).unwrap();
+        DetectorModel::open(&runtime(), &ModelManifest::load(dir.path())?, &ProviderPlan::default())
+    }
+
+    fn check_fault(from: &str, to: &str, expected: &[&str]) {
+        let error = open_changed(from, to, &[]).unwrap_err().to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{error}");
+    }
+
+    #[test]
+    fn a_file_with_another_digest_is_refused_naming_both() {
+        let error = open_changed("tiny-yolox", "tiny-yolox", &[0]).unwrap_err();
+        let InferenceError::DigestDiffers { expected, found, .. } = &error else { panic!("{error}") };
+        let text = error.to_string();
+        assert!(text.contains(&expected.to_string()) && text.contains(&found.to_string()), "{text}");
+    }
+
+    #[test]
+    fn inputs_and_outputs_that_differ_name_expected_and_found() {
+        check_fault("name = \"images\"", "name = \"pixels\"", &["its only input", "`pixels`", "`images`"]);
+        check_fault("name = \"output\"", "name = \"boxes\"", &["an output", "`boxes`", "`output`"]);
+        check_fault("size_px = [416, 416]", "size_px = [64, 64]", &["input `images`", "64", "416"]);
+        let feature_role = "role = \"features\"\nstride = 8\nchannels = 7";
+        check_fault("role = \"detections\"", feature_role, &["no output of role `detections`"]);
+    }
+
+    #[test]
+    fn a_detector_is_no_feature_model() {
+        let manifest = ModelManifest::load(&models().join("tiny-yolox")).unwrap();
+        let error = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap_err();
+        assert!(matches!(error, InferenceError::Kind { expected: "features", found: "detector", .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_is_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(models().join("tiny-yolox/manifest.toml")).unwrap();
+        let good = ModelManifest::load(&models().join("tiny-yolox")).unwrap().sha256().to_string();
+        let bad = crate::types::Digest::of(b"no model").to_string();
+        std::fs::write(dir.path().join("manifest.toml"), text.replace(&good, &bad)).unwrap();
+        std::fs::write(dir.path().join("model.onnx"), b"no model").unwrap();
+        let manifest = ModelManifest::load(dir.path()).unwrap();
+        let error = DetectorModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap_err();
+        assert!(matches!(error, InferenceError::NoProvider { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_runtime_itself_says_that_the_cpu_runs_the_graph() {
+        let manifest = ModelManifest::load(&models().join("tiny-yolox")).unwrap();
+        let model = DetectorModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
+        assert_eq!((model.provider(), model.is_fallback()), (Provider::Cpu, false));
+        assert!(model.nodes().by_name["CPUExecutionProvider"] > 0, "{}", model.nodes());
+    }
+
+    #[test]
+    fn an_unusable_provider_falls_back_and_says_so_or_refuses_where_required() {
+        let manifest = ModelManifest::load(&models().join("tiny-yolox")).unwrap();
+        let open = |plan: ProviderPlan| DetectorModel::open(&runtime(), &manifest, &plan);
+        let model = match open(plan(&[Provider::Cuda, Provider::Cpu], false)) {
+            Ok(model) if model.provider() == Provider::Cuda => {
+                eprintln!("skipped: this runtime has CUDA, so nothing falls back");
+                return;
+            }
+            other => other.unwrap(),
+        };
+        assert_eq!((model.provider(), model.is_fallback()), (Provider::Cpu, true));
+        let error = open(plan(&[Provider::Cuda, Provider::Cpu], true)).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, InferenceError::ProviderRequired { provider: Provider::Cuda, .. }), "{text}");
+        assert!(text.contains("onnxruntime-gpu") && text.contains("`cuda`"), "{text}");
+        assert!(matches!(open(plan(&[Provider::Tensorrt], false)), Err(InferenceError::NoProvider { .. })));
+        assert!(matches!(open(plan(&[], false)), Err(InferenceError::ProviderListEmpty { .. })));
+    }
+
+    fn gradient(width: u32, height: u32) -> Image {
+        let levels = (0..width * height * 3).map(|index| u8::try_from(index * 7 % 251).unwrap());
+        Image::from_bgr(width, height, levels.collect()).unwrap()
+    }
+
+    #[test]
+    fn embeddings_have_length_one_and_do_not_depend_on_their_batch() {
+        let manifest = ModelManifest::load(&models().join("mobilenetv2")).unwrap();
+        let mut model = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
+        let image = gradient(200, 120);
+        let boxes = [[0.0, 0.0, 90.0, 60.0], [50.0, 10.0, 200.0, 120.0]].map(BoundingBox::from);
+        let crops = boxes.map(|area| (&image, area));
+        let both = model.embed(&crops, 160).unwrap();
+        assert_eq!(both.len(), 2 * model.embedding_dim());
+        let second = model.embed(&crops[1..], 160).unwrap();
+        assert_eq!(second, both[model.embedding_dim()..]);
+        let length: f32 = second.iter().map(|value| value * value).sum();
+        assert!((length - 1.0).abs() < 1e-4, "{length}");
+        assert!(model.session_ms() > 0.0);
+    }
+
+    #[test]
+    fn feature_maps_have_the_sizes_of_their_strides() {
+        let manifest = ModelManifest::load(&models().join("mobilenetv2")).unwrap();
+        let mut model = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
+        let maps = model.features(&gradient(200, 120), BoundingBox::whole(200, 120), (256, 128)).unwrap().maps;
+        let sizes: Vec<_> = maps.iter().map(|map| (map.stride, map.channels, map.height, map.width)).collect();
+        assert_eq!(sizes, [(8, 32, 16, 32), (16, 96, 8, 16)]);
+        assert!(maps.iter().all(|map| map.data.len() == map.channels * map.height * map.width));
+    }
+}
