@@ -1,1 +1,345 @@
-//! `loupe index`.
+//! `loupe index`: build, evaluate and verify part indexes.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::Failure;
+use crate::capture;
+use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
+use crate::matching::catalogue::{self, CatalogueError};
+use crate::matching::faiss::set_threads;
+use crate::matching::{
+    AcceptRule, BuildOptions, Built, Embedding, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex,
+    RECALL_TARGET_DEFAULT, Template, evaluate, verify,
+};
+use crate::types::{BoundingBox, Image};
+
+/// Crops embedded in one call.
+const EMBED_BATCH: usize = 16;
+/// Side of the square that crops are letterboxed to, px.
+const INPUT_PX_DEFAULT: u32 = 160;
+/// A box is grown by this share of its size on each side before it is cropped.
+const CROP_MARGIN_DEFAULT: f32 = 0.05;
+/// Difference of a template's pixel from its background, in any of the three colours, that makes it part of the object:
+/// above JPEG noise, below the faintest edge of a white part on light grey.
+const FOREGROUND_STEP: u8 = 10;
+
+/// Builds, evaluates and verifies the index of catalogue parts that the match stage searches.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Embed the template pictures of a catalogue and write a new index generation; a running daemon keeps the old one
+    /// until it is restarted.
+    Build(BuildArgs),
+    /// Measure an index on pictures whose parts are known: hit rates, agreement with an exhaustive search, times.
+    Evaluate(EvaluateArgs),
+    /// Check every byte, count and dimension of the live generation and compare a probe search with an exhaustive one.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct BuildArgs {
+    /// CSV file of the parts; needs the column part_num.
+    #[arg(long)]
+    parts: PathBuf,
+    /// CSV file of the template pictures; needs the columns file, part_num, color_id and view.
+    #[arg(long)]
+    templates: PathBuf,
+    /// Folder that the file column starts from.
+    #[arg(long)]
+    root: PathBuf,
+    /// Folder of the index; made when missing.
+    #[arg(long)]
+    out: PathBuf,
+    /// Folder of the embedding model.
+    #[arg(long, default_value = "models/mobilenetv2")]
+    model: PathBuf,
+    /// Side of the square that each part is scaled to, in pixels; larger sees more and takes longer.
+    #[arg(long, default_value_t = INPUT_PX_DEFAULT, value_parser = clap::value_parser!(u32).range(32..=1024))]
+    input_px: u32,
+    /// Share of a box's size added on each side before it is cropped, 0 to 1.
+    #[arg(long, default_value_t = CROP_MARGIN_DEFAULT)]
+    crop_margin: f32,
+    /// Share of the templates kept in memory, 0 to 1.
+    #[arg(long, default_value_t = L1_RATIO_DEFAULT)]
+    l1_ratio: f32,
+    /// Most memory for them, in bytes.
+    #[arg(long, default_value_t = L1_BYTES_MAX_DEFAULT)]
+    l1_bytes_max: usize,
+    /// Least share of exact nearest templates that the memory-mapped tier must find, 0 to 1.
+    #[arg(long, default_value_t = RECALL_TARGET_DEFAULT)]
+    recall_target: f32,
+    /// ONNX Runtime's library; default: ORT_DYLIB_PATH, else /usr/lib/loupe/libonnxruntime.so.
+    #[arg(long)]
+    onnxruntime: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct EvaluateArgs {
+    /// Folder of the index.
+    #[arg(long)]
+    index: PathBuf,
+    /// CSV file of the query pictures; needs the columns file, part_num, x1, y1, x2 and y2 (box in pixels).
+    #[arg(long)]
+    queries: PathBuf,
+    /// Folder that the file column starts from.
+    #[arg(long)]
+    root: PathBuf,
+    /// Folder of the embedding model; it must be the one the index was built with.
+    #[arg(long, default_value = "models/mobilenetv2")]
+    model: PathBuf,
+    /// Least cosine at which the hot tier answers alone, −1 to 1.
+    #[arg(long, default_value_t = 0.75)]
+    accept_similarity: f32,
+    /// Least distance to the best other part at which the hot tier answers alone, 0 to 2.
+    #[arg(long, default_value_t = 0.05)]
+    accept_margin: f32,
+    /// ONNX Runtime's library; default: ORT_DYLIB_PATH, else /usr/lib/loupe/libonnxruntime.so.
+    #[arg(long)]
+    onnxruntime: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct VerifyArgs {
+    /// Folder of the index.
+    #[arg(long)]
+    index: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// # Errors
+/// When a file, the model or the index cannot be used, or verification finds a fault.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Build(args) => run_build(&args),
+        Command::Evaluate(args) => run_evaluate(&args),
+        Command::Verify(args) => run_verify(&args),
+    }
+}
+
+/// Build the index of the catalogue folder `parts` (`parts.csv`, `templates.csv`, pictures) with default settings.
+///
+/// # Errors
+/// As `loupe index build`.
+pub fn build_catalogue(parts: &Path, out: &Path, model: &Path) -> anyhow::Result<Built> {
+    build(&BuildArgs {
+        parts: parts.join("parts.csv"),
+        templates: parts.join("templates.csv"),
+        root: parts.to_owned(),
+        out: out.to_owned(),
+        model: model.to_owned(),
+        input_px: INPUT_PX_DEFAULT,
+        crop_margin: CROP_MARGIN_DEFAULT,
+        l1_ratio: L1_RATIO_DEFAULT,
+        l1_bytes_max: L1_BYTES_MAX_DEFAULT,
+        recall_target: RECALL_TARGET_DEFAULT,
+        onnxruntime: None,
+        json: false,
+    })
+}
+
+fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
+    for (name, value) in
+        [("crop-margin", args.crop_margin), ("l1-ratio", args.l1_ratio), ("recall-target", args.recall_target)]
+    {
+        if !(0.0..=1.0).contains(&value) {
+            return Err(Failure::usage(anyhow::anyhow!("--{name} is {value}; it must be 0 to 1")).into());
+        }
+    }
+    let built = build(args)?;
+    let manifest = &built.manifest;
+    if args.json {
+        println!(
+            "{}",
+            json!({ "dir": built.dir, "sha256": built.sha256, "build_ms": built.build_ms, "manifest": manifest })
+        );
+        return Ok(());
+    }
+    println!("built      {}", built.dir.display());
+    println!("parts      {}, {} templates of {} values", manifest.part_count, manifest.template_count, manifest.dim);
+    println!("l1 (RAM)   {} templates, {:.1} MB", manifest.l1.count, manifest.l1.bytes as f64 / 1e6);
+    let cold = &manifest.l2;
+    println!(
+        "l2 (disk)  {}, {} lists, {} visited, recall {:.3}",
+        cold.kind, cold.lists, cold.nprobe, cold.measured_recall
+    );
+    Ok(())
+}
+
+fn build(args: &BuildArgs) -> anyhow::Result<Built> {
+    let parts = catalogue::read_parts(&args.parts)?;
+    let rows = catalogue::read_templates(&args.templates, &parts)?;
+    let manifest = ModelManifest::load(&args.model)?;
+    let runtime = Runtime::load(args.onnxruntime.as_deref())?;
+    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
+    let embedding = Embedding {
+        model: manifest.name().to_owned(),
+        model_sha256: manifest.sha256(),
+        input_px: args.input_px,
+        crop_margin_ratio: args.crop_margin,
+    };
+    let options =
+        BuildOptions { l1_ratio: args.l1_ratio, l1_bytes_max: args.l1_bytes_max, recall_target: args.recall_target };
+    let dim = model.embedding_dim();
+    let mut builder = IndexBuilder::new(dim, embedding, options);
+    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
+    let margin = args.crop_margin;
+    let area = |_: usize, image: &Image| grown_within(foreground(image), margin, image);
+    let vectors = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
+    for (row, vector) in rows.into_iter().zip(vectors.chunks_exact(dim)) {
+        builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
+    }
+    set_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let built = builder.build(&args.out);
+    set_threads(1);
+    let built = built?;
+    let without = parts.len().saturating_sub(built.manifest.part_count);
+    if without > 0 {
+        eprintln!("{without} of {} parts have no template and cannot be found", parts.len());
+    }
+    Ok(built)
+}
+
+fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
+    set_threads(1);
+    let rows = catalogue::read_queries(&args.queries)?;
+    let index = PartIndex::open(&args.index)?;
+    if let Some(quarantined) = index.quarantined() {
+        eprintln!("the live generation was damaged ({}); {quarantined}; the previous one serves", quarantined.fault);
+    }
+    let manifest = ModelManifest::load(&args.model)?;
+    let runtime = Runtime::load(args.onnxruntime.as_deref())?;
+    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
+    index.require_model(model.embedding_dim(), manifest.sha256())?;
+    let embedding = &index.manifest().embedding;
+    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
+    let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
+    let vectors = embed_all(&mut model, &sources, area, embedding.input_px, &args.queries)?;
+    let part_ids: Vec<&str> = rows.iter().map(|row| row.part_num.as_str()).collect();
+    let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
+    let result = evaluate(&index, &vectors, &part_ids, rule)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&result)?);
+        return Ok(());
+    }
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    println!("queries               {}", result.queries);
+    println!("right part first      {}", percent(result.top1));
+    println!("right part in five    {}", percent(result.top5));
+    println!("same as exhaustive    {}", percent(result.agreement_with_exact));
+    println!("entered stage 2       {}", percent(result.stage2_rate));
+    println!("accepted              {}", percent(result.accepted_rate));
+    println!("  of these right      {}", result.accepted_top1.map_or_else(|| "-".to_owned(), percent));
+    println!("search                {:.0} µs median, {:.0} µs p99", result.p50_us, result.p99_us);
+    Ok(())
+}
+
+fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    let report = verify(&args.index);
+    let count = report.faults.len();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("generation  {}", report.generation.as_deref().unwrap_or("-"));
+        if let (Some(dim), Some(parts), Some(templates)) = (report.dim, report.parts, report.templates) {
+            println!("parts       {parts}, {templates} templates of {dim} values");
+            println!("probes      {} compared with an exhaustive search", report.probes);
+        }
+        report.faults.iter().for_each(|fault| println!("fault       {fault}"));
+        println!("{}", if count == 0 { "in order" } else { "NOT in order" });
+    }
+    ensure!(count == 0, "{} has {count} fault(s); rebuild it with `loupe index build`", args.index.display());
+    Ok(())
+}
+
+/// Read and embed pictures, `area` of each; `[n, dim]`. Every unreadable one is reported with its line of `csv`.
+fn embed_all(
+    model: &mut FeatureModel,
+    sources: &[(u64, PathBuf)],
+    area: impl Fn(usize, &Image) -> BoundingBox,
+    input_px: u32,
+    csv: &Path,
+) -> anyhow::Result<Vec<f32>> {
+    let progress = ProgressBar::with_draw_target(Some(sources.len() as u64), ProgressDrawTarget::stderr());
+    progress.set_style(ProgressStyle::with_template("embedding {bar:40} {pos}/{len} {eta}")?);
+    let mut vectors = Vec::with_capacity(sources.len() * model.embedding_dim());
+    let mut faults = Vec::new();
+    for (batch_index, batch) in sources.chunks(EMBED_BATCH).enumerate() {
+        let mut images = Vec::with_capacity(batch.len());
+        for (offset, (line, path)) in batch.iter().enumerate() {
+            match capture::read_image(path) {
+                Ok(image) => {
+                    let area = area(batch_index * EMBED_BATCH + offset, &image);
+                    images.push((image, area));
+                }
+                Err(error) => faults.push(format!("line {line}: {error}")),
+            }
+        }
+        // After the first fault the rest is only read, to report all at once.
+        if faults.is_empty() {
+            let crops: Vec<(&Image, BoundingBox)> = images.iter().map(|(image, area)| (image, *area)).collect();
+            vectors.extend(model.embed(&crops, input_px).context("could not embed the pictures")?);
+        }
+        progress.inc(batch.len() as u64);
+    }
+    progress.finish_and_clear();
+    if faults.is_empty() { Ok(vectors) } else { Err(CatalogueError { path: csv.to_owned(), faults }.into()) }
+}
+
+fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {
+    bbox.grown(margin).clamped(image.width_px(), image.height_px())
+}
+
+/// The box of what differs from the background, which is the colour of the top left pixel; the whole image when nothing
+/// does. Templates show one part on one colour; boxes of located parts are tight too, so both are framed alike.
+fn foreground(image: &Image) -> BoundingBox {
+    let background = &image.bgr()[..3];
+    let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
+    for y in 0..image.height_px() {
+        for (x, pixel) in (0..).zip(image.row(y).chunks_exact(3)) {
+            if pixel.iter().zip(background).any(|(a, b)| a.abs_diff(*b) > FOREGROUND_STEP) {
+                (left, right) = (left.min(x), right.max(x + 1));
+                (top, bottom) = (top.min(y), bottom.max(y + 1));
+            }
+        }
+    }
+    if right <= left {
+        return BoundingBox::whole(image.width_px(), image.height_px());
+    }
+    BoundingBox::new(left as f32, top as f32, right as f32, bottom as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::foreground;
+    use crate::types::{BoundingBox, Image};
+
+    #[test]
+    fn the_foreground_is_boxed_tightly_and_an_empty_picture_is_kept_whole() {
+        let mut bgr = vec![200_u8; 10 * 8 * 3];
+        for (x, y) in [(3, 2), (6, 5)] {
+            bgr[(y * 10 + x) * 3 + 1] = 100;
+        }
+        let image = Image::from_bgr(10, 8, bgr).unwrap();
+        assert_eq!(foreground(&image), BoundingBox::new(3.0, 2.0, 7.0, 6.0));
+        let empty = Image::from_bgr(10, 8, vec![200; 240]).unwrap();
+        assert_eq!(foreground(&empty), BoundingBox::whole(10, 8));
+    }
+}

@@ -8,6 +8,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use super::MatchError;
 use super::faiss::{Index, Metric};
@@ -32,8 +33,8 @@ pub struct Generation {
     pub ids: TemplateIds,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
-    /// The cold tier, memory-mapped, with its nprobe set.
-    pub l2: Index,
+    /// The cold tier, memory-mapped, with its nprobe set; one search at a time.
+    pub l2: Mutex<Index>,
 }
 
 impl Generation {
@@ -60,7 +61,7 @@ impl Generation {
         if l2.list_count().is_some() {
             l2.set_nprobe(manifest.l2.nprobe.max(1))?;
         }
-        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, l1, l2 })
+        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, l1, l2: Mutex::new(l2) })
     }
 }
 

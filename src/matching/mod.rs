@@ -3,9 +3,10 @@
 //! A generation is built by [`IndexBuilder`], opened and checked by [`PartIndex::open`], searched by
 //! [`PartIndex::search`] and measured against an exhaustive search by [`evaluate()`].
 //!
-//! Threads: everything runs on the caller's; a [`PartIndex`] is used by one thread at a time.
+//! Threads: everything runs on the caller's; one [`PartIndex`] serves several.
 
 mod build;
+pub mod catalogue;
 mod error;
 pub mod evaluate;
 pub mod faiss;

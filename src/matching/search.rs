@@ -5,10 +5,12 @@
 //! results are merged, one template a part, by exact cosine: L2 keeps the vectors themselves, so nothing is approximate
 //! but which lists are visited.
 //!
-//! Thread: an index is used by one thread at a time; it may move between threads. Overload: none here; a batch costs
-//! `N × L1` in one pass over memory plus the L2 lists of the queries that enter stage 2.
+//! Thread: one opened index serves all workers. Stage 1 runs in parallel; stage 2 takes a lock, for about a millisecond a
+//! frame against the tens of milliseconds that embedding it takes. Overload: none here; a batch costs `N × L1` in one
+//! pass over memory plus the L2 lists of the queries that enter stage 2.
 
 use std::path::Path;
+use std::sync::PoisonError;
 
 use super::MatchError;
 use super::generation::Generation;
@@ -197,7 +199,12 @@ impl PartIndex {
         nprobe: usize,
         tops: &mut [TopParts],
     ) -> Result<(), MatchError> {
-        let (dim, l2) = (self.dim(), &self.generation.l2);
+        if which.is_empty() {
+            return Ok(());
+        }
+        let dim = self.dim();
+        // A search changes nothing in the index, so one that panicked left it whole.
+        let l2 = self.generation.l2.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = which.to_vec();
         let mut k = NEIGHBOURS_FIRST.min(l2.len());
         while !pending.is_empty() {

@@ -1,0 +1,208 @@
+//! The CSV files a catalogue comes in: `parts.csv`, `templates.csv`, `queries.csv`.
+//!
+//! Columns are found by name; others are ignored. Every bad row is reported with its line, all at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use crate::types::BoundingBox;
+
+/// Bad rows listed in one message; the rest are counted.
+const FAULTS_SHOWN_MAX: usize = 50;
+
+/// What is wrong with a CSV file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} has {} fault(s):\n{}", path.display(), faults.len(), shown(faults))]
+pub struct CatalogueError {
+    pub path: PathBuf,
+    /// One sentence each, most with a line number.
+    pub faults: Vec<String>,
+}
+
+/// One row of `templates.csv`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TemplateRow {
+    pub line: u64,
+    /// Relative to the root folder.
+    pub file: PathBuf,
+    pub part_num: String,
+    pub color_id: Option<String>,
+    pub view: String,
+}
+
+/// One row of `queries.csv`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryRow {
+    pub line: u64,
+    /// Relative to the root folder.
+    pub file: PathBuf,
+    pub part_num: String,
+    /// The part's box, px.
+    pub bbox: BoundingBox,
+}
+
+/// Part numbers of `parts.csv`, each once.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn read_parts(path: &Path) -> Result<HashSet<String>, CatalogueError> {
+    let mut seen = HashSet::new();
+    read(path, &["part_num"], |row| {
+        let part = row.text("part_num")?;
+        if seen.insert(part.clone()) { Ok(()) } else { Err(format!("part `{part}` stands twice")) }
+    })?;
+    Ok(seen)
+}
+
+/// Rows of `templates.csv`, whose parts must all be in `parts`.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn read_templates(path: &Path, parts: &HashSet<String>) -> Result<Vec<TemplateRow>, CatalogueError> {
+    read(path, &["file", "part_num", "color_id", "view"], |row| {
+        let part_num = row.text("part_num")?;
+        if !parts.contains(&part_num) {
+            return Err(format!("part `{part_num}` is not in parts.csv"));
+        }
+        let color_id = Some(row.field("color_id")).filter(|color| !color.is_empty()).map(str::to_owned);
+        Ok(TemplateRow { line: row.line, file: row.file()?, part_num, color_id, view: row.field("view").to_owned() })
+    })
+}
+
+/// Rows of `queries.csv`.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn read_queries(path: &Path) -> Result<Vec<QueryRow>, CatalogueError> {
+    read(path, &["file", "part_num", "x1", "y1", "x2", "y2"], |row| {
+        let (x1, y1, x2, y2) = (row.number("x1")?, row.number("y1")?, row.number("x2")?, row.number("y2")?);
+        if x1 < 0.0 || y1 < 0.0 || x2 <= x1 || y2 <= y1 {
+            return Err(format!("the box {x1},{y1},{x2},{y2} is empty or begins outside the picture"));
+        }
+        let bbox = BoundingBox::new(x1, y1, x2, y2);
+        Ok(QueryRow { line: row.line, file: row.file()?, part_num: row.text("part_num")?, bbox })
+    })
+}
+
+/// One record, its fields by column name.
+struct Row<'a> {
+    line: u64,
+    record: &'a csv::StringRecord,
+    columns: &'a BTreeMap<&'static str, usize>,
+}
+
+impl Row<'_> {
+    fn field(&self, column: &str) -> &str {
+        self.columns.get(column).and_then(|&index| self.record.get(index)).unwrap_or("").trim()
+    }
+
+    fn text(&self, column: &str) -> Result<String, String> {
+        Some(self.field(column).to_owned())
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| format!("`{column}` is empty"))
+    }
+
+    fn number(&self, column: &str) -> Result<f32, String> {
+        let text = self.field(column);
+        let number = text.parse::<f32>().ok().filter(|number| number.is_finite());
+        number.ok_or_else(|| format!("`{column}` is `{text}`, not a number"))
+    }
+
+    /// A path that stays below the root folder.
+    fn file(&self) -> Result<PathBuf, String> {
+        let path = PathBuf::from(self.text("file")?);
+        let is_inside = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        if is_inside { Ok(path) } else { Err(format!("`file` is `{}`, not a path below the root", path.display())) }
+    }
+}
+
+fn read<T>(
+    path: &Path,
+    wanted: &[&'static str],
+    mut parse: impl FnMut(&Row<'_>) -> Result<T, String>,
+) -> Result<Vec<T>, CatalogueError> {
+    let fail = |faults: Vec<String>| CatalogueError { path: path.to_owned(), faults };
+    let mut reader = csv::Reader::from_path(path).map_err(|error| fail(vec![error.to_string()]))?;
+    let headers = reader.headers().map_err(|error| fail(vec![error.to_string()]))?.clone();
+    let mut columns = BTreeMap::new();
+    let mut faults = Vec::new();
+    for &column in wanted {
+        match headers.iter().position(|header| header.trim_start_matches('\u{feff}').trim() == column) {
+            Some(index) => drop(columns.insert(column, index)),
+            None => faults.push(format!("line 1: column `{column}` is missing")),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(fail(faults));
+    }
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        match record {
+            Ok(record) => {
+                let line = record.position().map_or(0, csv::Position::line);
+                match parse(&Row { line, record: &record, columns: &columns }) {
+                    Ok(row) => rows.push(row),
+                    Err(fault) => faults.push(format!("line {line}: {fault}")),
+                }
+            }
+            Err(error) => {
+                let line = error.position().map_or(0, csv::Position::line);
+                faults.push(format!("line {line}: {error}"));
+                // A broken file never ends: what could not be read once is not tried again.
+                if matches!(error.kind(), csv::ErrorKind::Io(_)) {
+                    break;
+                }
+            }
+        }
+    }
+    if rows.is_empty() && faults.is_empty() {
+        faults.push("there are no rows".to_owned());
+    }
+    if faults.is_empty() { Ok(rows) } else { Err(fail(faults)) }
+}
+
+fn shown(faults: &[String]) -> String {
+    let mut lines: Vec<String> = faults.iter().take(FAULTS_SHOWN_MAX).map(|fault| format!("  {fault}")).collect();
+    if faults.len() > FAULTS_SHOWN_MAX {
+        lines.push(format!("  … and {} more", faults.len() - FAULTS_SHOWN_MAX));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{read_parts, read_queries, read_templates};
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn every_bad_row_is_named_with_its_line() {
+        let csv = file(
+            "file,part_num,x1,y1,x2,y2\nq.jpg,3005,1,2,3,4\n,3005,1,2,3,4\nq.jpg,3005,a,2,3,4\n\
+                        q.jpg,3005,5,2,3,4\n../q.jpg,3005,1,2,3,4\nq.jpg,3005,1\nq.jpg,,1,2,3,NaN\n",
+        );
+        let error = read_queries(csv.path()).unwrap_err();
+        let lines: Vec<&str> = error.faults.iter().map(|fault| fault.split(':').next().unwrap()).collect();
+        assert_eq!(lines, ["line 3", "line 4", "line 5", "line 6", "line 7", "line 8"], "{error}");
+        assert!(error.to_string().contains("`x1` is `a`"), "{error}");
+    }
+
+    #[test]
+    fn unknown_parts_missing_columns_and_empty_files_are_refused() {
+        let parts = HashSet::from(["3005".to_owned()]);
+        let csv = file("file,part_num,color_id,view\na.png,3005,,0\nb.png,9999,71,0\n");
+        let error = read_templates(csv.path(), &parts).unwrap_err();
+        assert_eq!(error.faults, ["line 3: part `9999` is not in parts.csv"]);
+        let error = read_templates(file("file,view\na,0\n").path(), &parts).unwrap_err();
+        assert_eq!(error.faults.len(), 2, "{error}");
+        assert!(read_parts(file("part_num\n3005\n3005\n").path()).unwrap_err().faults[0].contains("twice"));
+        assert_eq!(read_parts(file("part_num\n").path()).unwrap_err().faults, ["there are no rows"]);
+        assert!(read_parts(std::path::Path::new("missing.csv")).is_err());
+    }
+}
