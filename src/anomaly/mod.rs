@@ -1,1 +1,28 @@
-//! Room under construction.
+//! PatchCore (Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022): banks of good surfaces.
+//!
+//! [`BankBuilder`] turns pictures of good parts into a bank: a folder named by the digest of its manifest and never
+//! changed afterwards. [`PatchCore`] opens one, checks every digest and scores pictures against it; [`metrics`] says
+//! how well that separates good from bad.
+//!
+//! Invariants: a bank is opened only with the model it was built with; scores are never clamped before ranking.
+//! Threads: a [`PatchCore`] belongs to one worker and blocks it; building uses every core and is an offline job.
+//! Overload: none of its own; a bank's size is bounded when it is built.
+
+mod bank;
+mod build;
+mod coreset;
+mod error;
+mod folds;
+mod map;
+mod memory;
+pub mod metrics;
+mod patchcore;
+mod patches;
+mod score;
+
+pub use bank::{Bank, BankManifest, BankModel, Layer};
+pub use build::{BankBuilder, BankOptions};
+pub use error::AnomalyError;
+pub use map::ScoreMap;
+pub use patchcore::{AnomalyResult, PatchCore};
+pub use score::normalise;

@@ -1,0 +1,49 @@
+//! What can go wrong with a bank.
+
+use std::path::PathBuf;
+
+use crate::inference::InferenceError;
+use crate::matching::faiss::FaissError;
+use crate::types::Digest;
+
+/// Why a bank could not be built, opened or used.
+#[derive(Debug, thiserror::Error)]
+pub enum AnomalyError {
+    #[error("cannot {action} `{path}`: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("`{path}` is no bank: {message}; build one with `loupe bank build`", path = path.display())]
+    Manifest { path: PathBuf, message: String },
+    #[error(
+        "bank `{bank}`: `{file}` has sha256 {found}, its manifest says {expected}; the file is damaged, build the bank again",
+        bank = bank.display()
+    )]
+    FileDiffers { bank: PathBuf, file: String, expected: Digest, found: Digest },
+    #[error(
+        "bank `{bank}` was built with model `{model}` of sha256 {expected}, the model at hand has {found}; build the \
+         bank again or restore that model",
+        bank = bank.display()
+    )]
+    OtherModel { bank: PathBuf, model: String, expected: Digest, found: Digest },
+    #[error("bank `{bank}`: {what}: expected {expected}, found {found}; build the bank again", bank = bank.display())]
+    Shape { bank: PathBuf, what: &'static str, expected: String, found: String },
+    #[error("`{path}` exists already; a bank is never changed in place: remove it or name another folder", path = path.display())]
+    Exists { path: PathBuf },
+    #[error("a bank needs at least {needed} pictures of good parts, got {got}", needed = super::build::IMAGES_MIN)]
+    TooFewImages { got: usize },
+    #[error("{option} is {value}: it must be {allowed}")]
+    Option { option: &'static str, value: String, allowed: &'static str },
+    #[error(
+        "the features of {images} pictures need {bytes} bytes, more than the {limit} allowed; use fewer pictures or a \
+         smaller input",
+        limit = super::build::FEATURE_BYTES_MAX
+    )]
+    TooLarge { images: usize, bytes: usize },
+    #[error("model `{model}` gave feature maps that do not fit together: {message}")]
+    Features { model: String, message: String },
+    #[error("model `{model}` gave a value that is no number; the picture cannot be scored")]
+    NotFinite { model: String },
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
+    #[error("bank search: {0}")]
+    Search(#[from] FaissError),
+}
