@@ -1,1 +1,163 @@
-//! `loupe outbox`.
+//! `loupe outbox`: what of the ledger the central side does not have yet.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use uuid::Uuid;
+
+use super::db::DsnArgs;
+use crate::clock::Clock;
+use crate::ledger::{Ledger, LedgerReader, OutboxStatus, Proof};
+use crate::uplink::{UplinkConfig, drain};
+
+/// Look at, prove or deliver what waits for the central database.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say how much was committed and delivered, and what waits. The daemon may be running.
+    Status(StateArgs),
+    /// Prove that nothing is lost: totals, every waiting unit, every stored picture. Ends with 1 and a list otherwise.
+    Verify(StateArgs),
+    /// Deliver everything that waits now, and end. The daemon must not be running: it delivers by itself.
+    Drain(DrainArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+struct StateArgs {
+    /// State folder of the device.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
+    state: PathBuf,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct DrainArgs {
+    /// State folder of the device.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
+    state: PathBuf,
+    #[command(flatten)]
+    database: DsnArgs,
+    /// Id of the site; needed where the login is not bound to one.
+    #[arg(long, value_name = "UUID")]
+    site_id: Option<Uuid>,
+    /// Offer units again that the central side refused earlier.
+    #[arg(long)]
+    retry_parked: bool,
+}
+
+/// # Errors
+/// When the ledger or the database refuses, or the proof fails.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Status(args) => status(&args),
+        Command::Verify(args) => verify(&args),
+        Command::Drain(args) => drain_outbox(&args),
+    }
+}
+
+fn status(args: &StateArgs) -> anyhow::Result<()> {
+    let status = LedgerReader::open(&args.state)?.outbox_status()?;
+    let now = Clock::system().now();
+    let oldest_age_s = status.oldest_at.map(|at| now.ms_since(at) / 1_000.0);
+    if args.json {
+        let mut document = serde_json::to_value(&status)?;
+        document["oldest_age_s"] = oldest_age_s.into();
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    } else {
+        print_status(&status, oldest_age_s);
+    }
+    Ok(())
+}
+
+fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
+    let counters = status.counters;
+    println!("committed  {:>12}", counters.committed);
+    println!("delivered  {:>12}", counters.delivered);
+    println!("pending    {:>12}", counters.pending);
+    println!("parked     {:>12}", counters.parked);
+    println!("refused    {:>12}", counters.refused);
+    if let Some(age) = oldest_age_s {
+        println!("oldest     {age:>12.0} s");
+    }
+    if counters.dropped_samples > 0 {
+        println!("dropped    {:>12} GPU samples", counters.dropped_samples);
+    }
+    for unit in &status.parked_units {
+        println!("parked {} (refused {} times): {}", unit.inspection_id, unit.attempts, unit.last_error);
+    }
+}
+
+fn verify(args: &StateArgs) -> anyhow::Result<()> {
+    let reader = LedgerReader::open(&args.state)?;
+    let bar = progress_bar("pictures", 0);
+    let proof = reader.verify(|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    if args.json {
+        let mut document = serde_json::to_value(&proof)?;
+        document["holds"] = proof.holds().into();
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    } else {
+        print_proof(&proof);
+    }
+    anyhow::ensure!(proof.holds(), "the ledger {} does not add up: {} faults", args.state.display(), proof.fault_count);
+    Ok(())
+}
+
+fn print_proof(proof: &Proof) {
+    for fault in &proof.faults {
+        println!("fault: {fault}");
+    }
+    let counters = proof.counters;
+    println!("committed {} = delivered {} + pending {}", counters.committed, counters.delivered, counters.pending);
+    println!(
+        "checked {} inspections, {} waiting units, {} pictures: {}",
+        proof.inspections_checked,
+        proof.units_checked,
+        proof.artifacts_checked,
+        if proof.holds() { "nothing is missing" } else { "NOT WHOLE" }
+    );
+}
+
+fn drain_outbox(args: &DrainArgs) -> anyhow::Result<()> {
+    let config = UplinkConfig { dsn: args.database.secret()?, site_id: args.site_id };
+    // Opening for writing would make a ledger; a mistyped folder must not.
+    drop(LedgerReader::open(&args.state)?);
+    let ledger = Ledger::open(&args.state, Clock::system())?;
+    if args.retry_parked {
+        ledger.unpark()?;
+    }
+    let waiting = ledger.counters()?;
+    let bar = progress_bar("inspections", waiting.pending - waiting.parked);
+    let delivery = drain(ledger.clone(), &config, |done| bar.set_position(done.delivered + done.parked));
+    bar.finish_and_clear();
+    let counters = ledger.counters()?;
+    ledger.close()?;
+    let delivery = delivery?;
+    if args.database.wants_json() {
+        let mut document = serde_json::to_value(delivery)?;
+        document["counters"] = serde_json::to_value(counters)?;
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    } else {
+        println!("delivered {} inspections, {} GPU samples", delivery.delivered, delivery.gpu_stats);
+        println!("pending   {} ({} parked)", counters.pending, counters.parked);
+    }
+    Ok(())
+}
+
+/// On stderr, and only where that is a terminal.
+fn progress_bar(what: &str, length: u64) -> ProgressBar {
+    let template = format!("{{wide_bar}} {{pos}}/{{len}} {what} {{eta}}");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style)
+}

@@ -26,5 +26,5 @@ pub use gpu_stats::GpuStat;
 pub use handle::{Ledger, Pending};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
 pub use store::{Meta, database_path};
-pub use unit::{SENT_TABLES, SentRows, SentTable, Unit};
+pub use unit::{PendingUnits, SENT_TABLES, SentRows, SentTable, Unit};
 pub use verify::Proof;

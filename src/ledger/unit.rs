@@ -32,6 +32,8 @@ enum Kind {
 #[derive(Debug)]
 pub struct SentTable {
     pub name: &'static str,
+    /// Columns of the central key after `site_id`.
+    pub key: &'static [&'static str],
     columns: &'static [(&'static str, Kind)],
 }
 
@@ -39,12 +41,6 @@ impl SentTable {
     /// Names of the columns that are sent.
     pub fn columns(&self) -> impl Iterator<Item = &'static str> {
         self.columns.iter().map(|(name, _)| *name)
-    }
-
-    /// The sent table called `name`.
-    #[must_use]
-    pub fn named(name: &str) -> Option<&'static SentTable> {
-        SENT_TABLES.iter().find(|table| table.name == name)
     }
 
     fn select(&self, condition: &str) -> String {
@@ -63,6 +59,7 @@ impl SentTable {
 
 const INSPECTIONS: SentTable = SentTable {
     name: "inspections",
+    key: &["captured_at", "id"],
     columns: &[
         ("captured_at", Kind::Time),
         ("id", Kind::Uuid),
@@ -92,6 +89,7 @@ const INSPECTIONS: SentTable = SentTable {
 
 const ITEMS: SentTable = SentTable {
     name: "items",
+    key: &["captured_at", "id"],
     columns: &[
         ("captured_at", Kind::Time),
         ("id", Kind::Uuid),
@@ -122,6 +120,7 @@ const ITEMS: SentTable = SentTable {
 
 const ANOMALY_MAPS: SentTable = SentTable {
     name: "anomaly_maps",
+    key: &["captured_at", "id"],
     columns: &[
         ("captured_at", Kind::Time),
         ("id", Kind::Uuid),
@@ -140,6 +139,7 @@ const ANOMALY_MAPS: SentTable = SentTable {
 
 const FRAME_QA_LOGS: SentTable = SentTable {
     name: "frame_qa_logs",
+    key: &["captured_at", "id"],
     columns: &[
         ("captured_at", Kind::Time),
         ("id", Kind::Uuid),
@@ -166,11 +166,13 @@ const FRAME_QA_LOGS: SentTable = SentTable {
 
 const PROVENANCES: SentTable = SentTable {
     name: "provenances",
+    key: &["sha256"],
     columns: &[("sha256", Kind::Digest), ("created_at", Kind::Time), ("record", Kind::Text)],
 };
 
 const GPU_STATS: SentTable = SentTable {
     name: "gpu_stats",
+    key: &["recorded_at", "id"],
     columns: &[
         ("recorded_at", Kind::Time),
         ("id", Kind::Uuid),
@@ -215,25 +217,36 @@ pub struct Unit {
     pub size_bytes: usize,
 }
 
+/// What waits: units, and positions in the outbox whose rows cannot be read.
+#[derive(Debug, Default)]
+pub struct PendingUnits {
+    pub units: Vec<Unit>,
+    pub unreadable: Vec<(i64, LedgerError)>,
+}
+
 impl LedgerReader {
-    /// Units that wait to be sent, oldest first, from beyond `after_seq`: at most `units_max`, and no more than
-    /// `bytes_max` of JSON unless the first alone is longer. Parked units are not among them.
+    /// Units that wait to be sent, oldest first: at most `units_max`, and no more than `bytes_max` of JSON unless the
+    /// first alone is longer. Parked units are not among them.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn pending_units(&self, after_seq: i64, units_max: usize, bytes_max: usize) -> Result<Vec<Unit>, LedgerError> {
-        let entries = self.entries("state = 'pending' AND", after_seq, units_max)?;
-        let mut units = Vec::with_capacity(entries.len());
+    pub fn pending_units(&self, units_max: usize, bytes_max: usize) -> Result<PendingUnits, LedgerError> {
+        let mut pending = PendingUnits::default();
         let mut size_bytes = 0;
-        for entry in entries {
-            let unit = self.unit(&entry)?;
-            size_bytes += unit.size_bytes;
-            if size_bytes > bytes_max && !units.is_empty() {
-                break;
+        for entry in self.entries("state = 'pending' AND", 0, units_max)? {
+            match self.unit(&entry) {
+                Ok(unit) => {
+                    size_bytes += unit.size_bytes;
+                    if size_bytes > bytes_max && !pending.units.is_empty() {
+                        break;
+                    }
+                    pending.units.push(unit);
+                }
+                Err(error @ LedgerError::Unreadable { .. }) => pending.unreadable.push((entry.seq, error)),
+                Err(error) => return Err(error),
             }
-            units.push(unit);
         }
-        Ok(units)
+        Ok(pending)
     }
 
     /// Outbox entries beyond `after_seq` that meet `condition` (SQL ending in AND, or nothing).
@@ -320,7 +333,12 @@ impl LedgerReader {
         condition: &str,
         key: &[&dyn rusqlite::ToSql],
     ) -> Result<Vec<Map<String, Value>>, LedgerError> {
-        read_rows(&self.connection, table, condition, key).map_err(LedgerError::sqlite(&self.path))
+        read_rows(&self.connection, table, condition, key).map_err(|source| match source {
+            rusqlite::Error::InvalidColumnType(..) => {
+                LedgerError::Unreadable { table: table.name, detail: source.to_string() }
+            }
+            source => LedgerError::Sqlite { path: self.path.clone(), source },
+        })
     }
 }
 

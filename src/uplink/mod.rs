@@ -1,1 +1,210 @@
-//! Room under construction.
+//! The uplink: from the ledger's outbox to the central PostgreSQL, exactly once in effect.
+//!
+//! Thread "loupe-uplink" with a single-threaded Tokio runtime. It looks once a second; on an error it waits 1 s to
+//! 5 min, longer each time, jittered, and a stop ends any wait. Overload: what is not sent stays in the ledger; nothing
+//! is held in memory but one batch. This is the only room that names PostgreSQL.
+
+mod central;
+mod courier;
+mod error;
+mod secret;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
+pub use courier::{Courier, Delivery};
+pub use error::UplinkError;
+pub use secret::Secret;
+
+use crate::clock::Clock;
+use crate::ledger::{Ledger, LedgerError};
+use crate::limits;
+use crate::shutdown::Shutdown;
+use crate::types::Timestamp;
+
+/// How long the outbox may rest before the uplink looks again.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a delivery under way asks whether to stop.
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where to send, and as whom.
+#[derive(Debug, Clone)]
+pub struct UplinkConfig {
+    pub dsn: Secret,
+    /// The site; `None` where the login is bound to one.
+    pub site_id: Option<Uuid>,
+}
+
+/// What the uplink is doing, for the dashboard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum UplinkState {
+    Connecting,
+    Connected { last_delivered_at: Option<Timestamp> },
+    Waiting { error: String, retry_at: Timestamp },
+    Stopped,
+}
+
+/// The uplink's thread; ends after its [`Shutdown`] was requested.
+#[derive(Debug)]
+pub struct Uplink {
+    thread: JoinHandle<()>,
+    state: Arc<Mutex<UplinkState>>,
+}
+
+impl Uplink {
+    /// Start delivering what `ledger` holds.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn(ledger: Ledger, config: UplinkConfig, clock: Clock, shutdown: Shutdown) -> std::io::Result<Self> {
+        let state = Arc::new(Mutex::new(UplinkState::Connecting));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let worker = Worker { ledger, config, clock, shutdown, state: Arc::clone(&state), courier: None };
+        let thread = std::thread::Builder::new()
+            .name("loupe-uplink".to_owned())
+            .spawn(move || runtime.block_on(worker.run()))?;
+        Ok(Self { thread, state })
+    }
+
+    #[must_use]
+    pub fn state(&self) -> UplinkState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Wait for the end of the thread, which follows a request to stop within about a tenth of a second.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            error!("the uplink panicked; what it did not deliver stays in the ledger");
+        }
+    }
+}
+
+/// Connect, deliver everything that waits now, and return: what `loupe outbox drain` does.
+///
+/// # Errors
+/// As [`Courier::connect`] and [`Courier::deliver_all`].
+pub fn drain(ledger: Ledger, config: &UplinkConfig, progress: impl FnMut(&Delivery)) -> Result<Delivery, UplinkError> {
+    block_on(async {
+        let mut courier = Courier::connect(ledger, &config.dsn, config.site_id).await?;
+        courier.deliver_all(progress).await
+    })
+}
+
+/// Run one piece of central work on this thread.
+///
+/// # Errors
+/// Those of the work, or of making a runtime.
+pub fn block_on<T>(work: impl Future<Output = Result<T, UplinkError>>) -> Result<T, UplinkError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| UplinkError::Provision { detail: format!("no runtime: {error}") })?;
+    runtime.block_on(work)
+}
+
+struct Worker {
+    ledger: Ledger,
+    config: UplinkConfig,
+    clock: Clock,
+    shutdown: Shutdown,
+    state: Arc<Mutex<UplinkState>>,
+    courier: Option<Courier>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let mut failures = 0_u32;
+        while !self.shutdown.is_requested() {
+            let shutdown = self.shutdown.clone();
+            let outcome = tokio::select! {
+                outcome = self.deliver() => outcome,
+                () = stop_requested(&shutdown) => break,
+            };
+            let pause = match outcome {
+                Ok(()) => {
+                    failures = 0;
+                    LOOK_INTERVAL
+                }
+                Err(UplinkError::Ledger(LedgerError::Stopped)) => break,
+                Err(error) => {
+                    self.courier = None;
+                    let pause = backoff(failures, fastrand::f64());
+                    failures = failures.saturating_add(1);
+                    warn!(%error, retry_in_s = pause.as_secs_f32(), "nothing was delivered");
+                    let pause_us = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX);
+                    let retry_at = Timestamp::from_micros(self.clock.now().as_micros().saturating_add(pause_us));
+                    self.set_state(UplinkState::Waiting { error: error.to_string(), retry_at });
+                    pause
+                }
+            };
+            if self.shutdown.wait_timeout(pause) {
+                break;
+            }
+        }
+        self.set_state(UplinkState::Stopped);
+    }
+
+    async fn deliver(&mut self) -> Result<(), UplinkError> {
+        let courier = match &mut self.courier {
+            Some(courier) => courier,
+            none => {
+                let ledger = self.ledger.clone();
+                let courier = Courier::connect(ledger, &self.config.dsn, self.config.site_id).await?;
+                info!("connected to the central database");
+                set(&self.state, UplinkState::Connected { last_delivered_at: None });
+                none.insert(courier)
+            }
+        };
+        let delivery = courier.deliver_all(|_| ()).await?;
+        if delivery.delivered > 0 {
+            info!(delivered = delivery.delivered, parked = delivery.parked, "delivered");
+            set(&self.state, UplinkState::Connected { last_delivered_at: Some(self.clock.now()) });
+        }
+        Ok(())
+    }
+
+    fn set_state(&self, state: UplinkState) {
+        set(&self.state, state);
+    }
+}
+
+fn set(cell: &Mutex<UplinkState>, state: UplinkState) {
+    *cell.lock().unwrap_or_else(PoisonError::into_inner) = state;
+}
+
+async fn stop_requested(shutdown: &Shutdown) {
+    while !shutdown.is_requested() {
+        tokio::time::sleep(STOP_INTERVAL).await;
+    }
+}
+
+/// The pause after `failures` earlier ones: doubling, between half of it and all of it by `jitter` (0 to 1).
+fn backoff(failures: u32, jitter: f64) -> Duration {
+    let doubled = limits::UPLINK_BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(16)));
+    doubled.min(limits::UPLINK_BACKOFF_MAX).mul_f64(0.5 + jitter / 2.0).max(limits::UPLINK_BACKOFF_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::backoff;
+    use crate::limits;
+
+    #[test]
+    fn pauses_grow_to_five_minutes_and_stay_there() {
+        assert_eq!(backoff(0, 0.0), limits::UPLINK_BACKOFF_MIN);
+        assert!(backoff(3, 0.5) < backoff(5, 0.5));
+        for failures in 0..100 {
+            for jitter in [0.0, 0.3, 0.999] {
+                let pause = backoff(failures, jitter);
+                assert!(pause >= limits::UPLINK_BACKOFF_MIN && pause <= limits::UPLINK_BACKOFF_MAX, "{pause:?}");
+            }
+        }
+    }
+}

@@ -1,1 +1,119 @@
-//! A real PostgreSQL for tests.
+//! A real PostgreSQL in a temporary folder, on a port of its own, gone when dropped.
+//!
+//! Runs as user postgres where the tests run as root, since PostgreSQL refuses root. Roles belong to a
+//! server, so each test starts its own.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use loupe::uplink::Secret;
+use tempfile::TempDir;
+
+pub struct Postgres {
+    bin: PathBuf,
+    dir: TempDir,
+    port: u16,
+}
+
+impl Postgres {
+    /// Start a server; `None` where PostgreSQL is not installed, said on stdout.
+    pub fn start() -> Option<Self> {
+        let Some(bin) = binaries() else {
+            println!("skipped: no PostgreSQL below /usr/lib/postgresql");
+            return None;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Self { bin, dir, port };
+        let data = server.data();
+        server.run("initdb", &["-D", &data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]);
+        // Logins of sites prove themselves, so that tests see a password that is wrong.
+        let hba =
+            "local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(Path::new(&data).join("pg_hba.conf"), hba).unwrap();
+        server.restart();
+        Some(server)
+    }
+
+    pub fn restart(&self) {
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off -c shared_buffers=32MB",
+            self.port,
+            self.dir.path().display()
+        );
+        let log = self.dir.path().join("log").display().to_string();
+        self.run("pg_ctl", &["-D", &self.data(), "-w", "-t", "60", "-l", &log, "-o", &options, "start"]);
+    }
+
+    pub fn stop(&self) {
+        self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
+    }
+
+    /// The DSN of the superuser in `database`.
+    pub fn dsn(&self, database: &str) -> Secret {
+        self.dsn_of("postgres", "any", database)
+    }
+
+    pub fn dsn_of(&self, user: &str, password: &str, database: &str) -> Secret {
+        Secret::new(format!("postgresql://{user}:{password}@127.0.0.1:{}/{database}", self.port))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Make an empty database.
+    pub fn create_database(&self, name: &str) -> Secret {
+        self.query("postgres", &format!("CREATE DATABASE {name}"));
+        self.dsn(name)
+    }
+
+    /// Run `sql` as superuser; rows as text, columns separated by `|`.
+    pub fn query(&self, database: &str, sql: &str) -> Vec<String> {
+        let port = self.port.to_string();
+        let output = Command::new(self.bin.join("psql"))
+            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &port, "-U", "postgres"])
+            .args(["-d", database, "-c", sql])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn data(&self) -> String {
+        self.dir.path().join("data").display().to_string()
+    }
+
+    fn run(&self, program: &str, args: &[&str]) {
+        let program = self.bin.join(program);
+        let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+        let mut command = if is_root {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(&program);
+            command
+        } else {
+            Command::new(&program)
+        };
+        let status = command.args(args).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{} {args:?}: {status}", program.display());
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn binaries() -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").exists())
+        .collect();
+    found.sort();
+    found.pop()
+}
