@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use loupe::clock::Clock;
-use loupe::ledger::{Counters, GpuStat, Ledger, LedgerError, LedgerReader, artifacts_dir};
-use loupe::types::{Digest, InspectionId, Reason, Timestamp};
+use loupe::ledger::{Counters, Ledger, LedgerError, LedgerReader, artifacts_dir};
+use loupe::types::{GpuStat, Digest, InspectionId, Reason, Timestamp};
 use support::samples;
 
 fn open(dir: &Path) -> Ledger {
@@ -127,23 +127,7 @@ fn a_closed_ledger_refuses_further_commits() {
 fn samples_beyond_the_spool_fall_out_counted() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
-    let sample = GpuStat {
-        recorded_at: Timestamp::from_micros(samples::NOON_US),
-        gpu_index: 0,
-        gpu_name: None,
-        gpu_util_pct: None,
-        memory_used_bytes: None,
-        memory_total_bytes: None,
-        temperature_c: None,
-        power_usage_w: None,
-        power_limit_w: None,
-        fan_speed_pct: None,
-        sm_clock_mhz: None,
-        memory_clock_mhz: None,
-        pstate: None,
-        throttle_reasons: None,
-    };
-    ledger.record_gpu_stats(vec![sample; loupe::limits::GPU_STATS_SPOOL_MAX + 3]).unwrap();
+    ledger.record_gpu_stats(Timestamp::from_micros(samples::NOON_US), vec![GpuStat::default(); loupe::limits::GPU_STATS_SPOOL_MAX + 3]).unwrap();
     assert_eq!(ledger.counters().unwrap().dropped_samples, 3);
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use loupe::clock::{Clock, Stopwatch};
-use loupe::ledger::{GpuStat, Ledger, LedgerReader, SENT_TABLES, database_path};
+use loupe::ledger::{Ledger, LedgerReader, SENT_TABLES, database_path};
 use loupe::shutdown::Shutdown;
 use loupe::types::Timestamp;
 use loupe::uplink::{
@@ -35,20 +35,15 @@ fn as_site(dsn: &Secret) -> UplinkConfig {
 
 fn gpu_sample(gpu_index: u32) -> GpuStat {
     GpuStat {
-        recorded_at: Timestamp::from_micros(samples::NOON_US),
         gpu_index,
         gpu_name: Some("H200".to_owned()),
         gpu_util_pct: Some(33.3),
         memory_used_bytes: Some(1 << 37),
-        memory_total_bytes: None,
         temperature_c: Some(51.0),
-        power_usage_w: None,
-        power_limit_w: None,
-        fan_speed_pct: None,
         sm_clock_mhz: Some(1_980),
-        memory_clock_mhz: None,
         pstate: Some(0),
-        throttle_reasons: Some(u64::MAX),
+        throttle_reasons: Some(-1),
+        ..GpuStat::default()
     }
 }
 
@@ -121,7 +116,7 @@ fn everything_arrives_once_with_the_same_bits() {
         let inspection = if number % 3 == 0 { samples::held(number) } else { samples::inspection(number) };
         ledger.submit(inspection, Vec::new()).unwrap();
     }
-    ledger.record_gpu_stats(vec![gpu_sample(0), gpu_sample(1)]).unwrap();
+    ledger.record_gpu_stats(Timestamp::from_micros(samples::NOON_US), vec![gpu_sample(0), gpu_sample(1)]).unwrap();
     let delivery = drain(ledger.clone(), &as_site(&dsn), |_| ()).unwrap();
     assert_eq!(delivery, Delivery { delivered: 750, parked: 0, gpu_stats: 2 });
     let counters = ledger.counters().unwrap();
@@ -323,7 +318,7 @@ fn the_uplink_waits_out_a_server_that_is_down_and_stops_on_request() {
     ledger.commit(samples::inspection(1), Vec::new()).unwrap();
     let shutdown = Shutdown::new();
     let uplink = Uplink::spawn(ledger.clone(), as_site(&dsn), Clock::system(), shutdown.clone()).unwrap();
-    until(|| matches!(uplink.state(), UplinkState::Waiting { .. }));
+    until(|| matches!(uplink.status().get(), UplinkState::Waiting { .. }));
     server.restart();
     until(|| ledger.counters().unwrap().pending == 0);
     ledger.commit(samples::inspection(2), Vec::new()).unwrap();

@@ -316,6 +316,33 @@ CREATE TABLE loupe.gpu_stats (
     pstate int
         CONSTRAINT gpu_stats_pstate_ck CHECK (pstate BETWEEN 0 AND 15),
     throttle_reasons bigint,
+    inference_rate_hz real
+        CONSTRAINT gpu_stats_inference_rate_hz_ck CHECK (inference_rate_hz >= 0),
+    memory_bandwidth_util_pct real
+        CONSTRAINT gpu_stats_memory_bandwidth_util_pct_ck CHECK (memory_bandwidth_util_pct BETWEEN 0 AND 100),
+    sm_clock_max_mhz int
+        CONSTRAINT gpu_stats_sm_clock_max_mhz_ck CHECK (sm_clock_max_mhz >= 0),
+    compute_processes_count int
+        CONSTRAINT gpu_stats_compute_processes_count_ck CHECK (compute_processes_count >= 0),
+    pcie_replay_counter bigint
+        CONSTRAINT gpu_stats_pcie_replay_counter_ck CHECK (pcie_replay_counter >= 0),
+    temp_slowdown_threshold_c real,
+    memory_clock_max_mhz int
+        CONSTRAINT gpu_stats_memory_clock_max_mhz_ck CHECK (memory_clock_max_mhz >= 0),
+    pcie_link_gen int
+        CONSTRAINT gpu_stats_pcie_link_gen_ck CHECK (pcie_link_gen >= 0),
+    pcie_link_width int
+        CONSTRAINT gpu_stats_pcie_link_width_ck CHECK (pcie_link_width >= 0),
+    pcie_tx_kb_s int
+        CONSTRAINT gpu_stats_pcie_tx_kb_s_ck CHECK (pcie_tx_kb_s >= 0),
+    pcie_rx_kb_s int
+        CONSTRAINT gpu_stats_pcie_rx_kb_s_ck CHECK (pcie_rx_kb_s >= 0),
+    encoder_util_pct real
+        CONSTRAINT gpu_stats_encoder_util_pct_ck CHECK (encoder_util_pct BETWEEN 0 AND 100),
+    decoder_util_pct real
+        CONSTRAINT gpu_stats_decoder_util_pct_ck CHECK (decoder_util_pct BETWEEN 0 AND 100),
+    bar1_used_bytes bigint
+        CONSTRAINT gpu_stats_bar1_used_bytes_ck CHECK (bar1_used_bytes >= 0),
     device_id uuid NOT NULL,
     ingested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT gpu_stats_pk PRIMARY KEY (site_id, recorded_at, id)
@@ -338,6 +365,20 @@ COMMENT ON COLUMN loupe.gpu_stats.sm_clock_mhz IS 'Of the multiprocessors';
 COMMENT ON COLUMN loupe.gpu_stats.memory_clock_mhz IS 'Of the memory';
 COMMENT ON COLUMN loupe.gpu_stats.pstate IS 'Performance state, 0 (fastest) to 15';
 COMMENT ON COLUMN loupe.gpu_stats.throttle_reasons IS 'NVML''s 64-bit mask, as a signed integer';
+COMMENT ON COLUMN loupe.gpu_stats.inference_rate_hz IS 'Frames a second the pipeline finished then';
+COMMENT ON COLUMN loupe.gpu_stats.memory_bandwidth_util_pct IS 'Share of time memory was read or written';
+COMMENT ON COLUMN loupe.gpu_stats.sm_clock_max_mhz IS 'Highest of the multiprocessors';
+COMMENT ON COLUMN loupe.gpu_stats.compute_processes_count IS 'Processes that compute on it';
+COMMENT ON COLUMN loupe.gpu_stats.pcie_replay_counter IS 'Repeated PCIe transfers since the driver was loaded';
+COMMENT ON COLUMN loupe.gpu_stats.temp_slowdown_threshold_c IS 'At which it slows down';
+COMMENT ON COLUMN loupe.gpu_stats.memory_clock_max_mhz IS 'Highest of the memory';
+COMMENT ON COLUMN loupe.gpu_stats.pcie_link_gen IS 'PCIe generation in use';
+COMMENT ON COLUMN loupe.gpu_stats.pcie_link_width IS 'PCIe lanes in use';
+COMMENT ON COLUMN loupe.gpu_stats.pcie_tx_kb_s IS 'Sent over PCIe';
+COMMENT ON COLUMN loupe.gpu_stats.pcie_rx_kb_s IS 'Received over PCIe';
+COMMENT ON COLUMN loupe.gpu_stats.encoder_util_pct IS 'Of the video encoder';
+COMMENT ON COLUMN loupe.gpu_stats.decoder_util_pct IS 'Of the video decoder';
+COMMENT ON COLUMN loupe.gpu_stats.bar1_used_bytes IS 'Mapped for direct access';
 COMMENT ON COLUMN loupe.gpu_stats.device_id IS 'The device that wrote it';
 COMMENT ON COLUMN loupe.gpu_stats.ingested_at IS 'When it arrived here';
 GRANT SELECT (site_id, recorded_at, id) ON loupe.gpu_stats TO loupe_device;

@@ -166,7 +166,21 @@ CREATE TABLE gpu_stats (
     sm_clock_mhz        INTEGER CHECK (sm_clock_mhz >= 0),                 -- of the multiprocessors
     memory_clock_mhz    INTEGER CHECK (memory_clock_mhz >= 0),             -- of the memory
     pstate              INTEGER CHECK (pstate BETWEEN 0 AND 15),           -- performance state, 0 fastest
-    throttle_reasons    INTEGER                                            -- NVML's 64-bit mask, as a signed integer
+    throttle_reasons    INTEGER,                                           -- NVML's 64-bit mask, as a signed integer
+    inference_rate_hz         REAL CHECK (inference_rate_hz >= 0),          -- frames a second the pipeline finished then
+    memory_bandwidth_util_pct REAL CHECK (memory_bandwidth_util_pct BETWEEN 0 AND 100), -- share of time memory was read or written
+    sm_clock_max_mhz          INTEGER CHECK (sm_clock_max_mhz >= 0),        -- highest of the multiprocessors
+    compute_processes_count   INTEGER CHECK (compute_processes_count >= 0), -- processes that compute on it
+    pcie_replay_counter       INTEGER CHECK (pcie_replay_counter >= 0),     -- repeated PCIe transfers since the driver was loaded
+    temp_slowdown_threshold_c REAL,                                         -- at which it slows down
+    memory_clock_max_mhz      INTEGER CHECK (memory_clock_max_mhz >= 0),    -- highest of the memory
+    pcie_link_gen             INTEGER CHECK (pcie_link_gen >= 0),           -- PCIe generation in use
+    pcie_link_width           INTEGER CHECK (pcie_link_width >= 0),         -- PCIe lanes in use
+    pcie_tx_kb_s              INTEGER CHECK (pcie_tx_kb_s >= 0),            -- sent over PCIe
+    pcie_rx_kb_s              INTEGER CHECK (pcie_rx_kb_s >= 0),            -- received over PCIe
+    encoder_util_pct          REAL CHECK (encoder_util_pct BETWEEN 0 AND 100), -- of the video encoder
+    decoder_util_pct          REAL CHECK (decoder_util_pct BETWEEN 0 AND 100), -- of the video decoder
+    bar1_used_bytes           INTEGER CHECK (bar1_used_bytes >= 0)          -- mapped for direct access
 ) STRICT;
 
 CREATE TABLE outbox (

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
 
-use crate::clock::Stopwatch;
-use crate::dashboard::{ModelRun, Snapshot};
+use crate::clock::{Clock, Stopwatch};
+use crate::dashboard::{self, ModelRun, Snapshot, UplinkView};
 use crate::ledger::{Counters, Ledger};
 use crate::observe::{LedgerTotals, Metrics, UplinkGauges};
 use crate::pipeline::{Outcome, Progress, StationStatus};
-use crate::uplink::UplinkStatus;
+use crate::uplink::{UplinkState, UplinkStatus};
 
 /// Counts what the pipeline says and caches what the ledger says; cheap to clone, never blocks on the disk when read.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ struct Inner {
     metrics: Metrics,
     progress: Progress,
     ledger: Ledger,
+    clock: Clock,
     started: Stopwatch,
     state: Mutex<State>,
 }
@@ -35,7 +36,8 @@ struct State {
     /// Finished frames at the last refresh and the rate since the one before.
     finished: u64,
     frames_per_second: f64,
-    captured_seen: u64,
+    /// Age of the oldest inspection not yet delivered, seconds.
+    lag_s: f64,
 }
 
 /// Weight of the newest second in the shown frame rate: settles within about five seconds.
@@ -43,9 +45,9 @@ const RATE_WEIGHT: f64 = 0.3;
 
 impl Board {
     #[must_use]
-    pub fn new(progress: Progress, ledger: Ledger) -> Self {
+    pub fn new(progress: Progress, ledger: Ledger, clock: Clock) -> Self {
         let state = Mutex::new(State::default());
-        Self(Arc::new(Inner { metrics: Metrics::new(), progress, ledger, started: Stopwatch::start(), state }))
+        Self(Arc::new(Inner { metrics: Metrics::new(), progress, ledger, clock, started: Stopwatch::start(), state }))
     }
 
     #[must_use]
@@ -99,14 +101,17 @@ impl Board {
 
     /// Ask the ledger for its totals; called once a second from a thread that may wait for the disk.
     pub fn refresh(&self) {
-        match self.0.ledger.counters() {
-            Ok(counters) => {
+        match self.0.ledger.outbox_status() {
+            Ok(status) => {
+                let counters = status.counters;
                 self.0.metrics.set_ledger(LedgerTotals {
                     committed: counters.committed,
                     delivered: counters.delivered,
                     pending: counters.pending,
                 });
-                self.lock().counters = counters;
+                let mut state = self.lock();
+                state.lag_s = status.oldest_at.map_or(0.0, |at| self.0.clock.now().ms_since(at).max(0.0) / 1_000.0);
+                state.counters = counters;
             }
             Err(error) => warn!(error = %error, "the ledger's totals could not be read"),
         }
@@ -115,11 +120,16 @@ impl Board {
         let rate = finished.saturating_sub(state.finished) as f64;
         state.frames_per_second += RATE_WEIGHT * (rate - state.frames_per_second);
         state.finished = finished;
-        state.captured_seen = self.0.progress.captured();
         if let Some(uplink) = &state.uplink {
-            let view = uplink.view();
-            self.0.metrics.set_uplink(UplinkGauges { is_connected: uplink.is_connected(), lag_s: view.lag_s });
+            let is_connected = matches!(uplink.get(), UplinkState::Connected { .. });
+            self.0.metrics.set_uplink(UplinkGauges { is_connected, lag_s: state.lag_s });
         }
+    }
+
+    /// Frames finished a second, smoothed.
+    #[must_use]
+    pub fn frames_per_second(&self) -> f64 {
+        self.lock().frames_per_second
     }
 
     #[must_use]
@@ -133,7 +143,7 @@ impl Board {
             committed: state.counters.committed,
             delivered: state.counters.delivered,
             pending: state.counters.pending,
-            uplink: state.uplink.as_ref().map(UplinkStatus::view).unwrap_or_default(),
+            uplink: state.uplink.as_ref().map(|status| view(&status.get(), state.lag_s)).unwrap_or_default(),
             providers: state.providers.clone(),
             frames_per_second: state.frames_per_second,
             uptime: self.0.started.elapsed(),
@@ -148,4 +158,17 @@ impl Board {
 fn refuse(state: &mut State, metrics: &Metrics, station: &str, reason: &str) {
     *state.refused.entry(reason.to_owned()).or_default() += 1;
     metrics.refused(station, reason, 1);
+}
+
+/// The uplink's state in words.
+fn view(state: &UplinkState, lag_s: f64) -> UplinkView {
+    use dashboard::UplinkState as Shown;
+    let (shown, text) = match state {
+        UplinkState::Connecting => (Shown::Retrying, "connecting".to_owned()),
+        UplinkState::Connected { last_delivered_at: None } => (Shown::Connected, "connected".to_owned()),
+        UplinkState::Connected { last_delivered_at: Some(at) } => (Shown::Connected, format!("last delivery {at}")),
+        UplinkState::Waiting { error, retry_at } => (Shown::Retrying, format!("{error}; next attempt {retry_at}")),
+        UplinkState::Stopped => (Shown::Retrying, "stopped".to_owned()),
+    };
+    UplinkView { state: shown, text, lag_s }
 }

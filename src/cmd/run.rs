@@ -26,7 +26,7 @@ use crate::observe::GpuSampler;
 use crate::pipeline::{Outcome, Pipeline, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
-use crate::uplink::Uplink;
+use crate::uplink::{self, Uplink};
 
 /// Run the daemon: inspect what the stations' sources bring, until stopped.
 ///
@@ -83,7 +83,7 @@ pub fn serve(
 
     let (inputs, stations) = open_stations(&config, &clock, &shutdown)?;
     let progress: Vec<notify::Progress> = inputs.iter().map(|input| input.progress.clone()).collect();
-    let board = Board::new(shared.progress.clone(), ledger.clone());
+    let board = Board::new(shared.progress.clone(), ledger.clone(), clock.clone());
     let feed = Feed::new();
     let pipeline = {
         let (board, feed) = (board.clone(), feed.clone());
@@ -103,8 +103,8 @@ pub fn serve(
     let uplink = match &config.uplink {
         None => None,
         Some(uplink) => {
-            let options = crate::uplink::UplinkConfig::new(uplink.dsn.clone(), &config.site_code, config.site_id);
-            let uplink = Uplink::spawn(ledger.clone(), options, stop_uplink.clone())?;
+            let options = uplink::UplinkConfig { dsn: uplink.dsn.clone(), site_id: config.site_id };
+            let uplink = Uplink::spawn(ledger.clone(), options, clock.clone(), stop_uplink.clone())?;
             board.set_uplink(uplink.status());
             Some(uplink)
         }
@@ -243,7 +243,9 @@ fn start_telemetry(
         loop {
             board.refresh();
             if let Some(sampler) = sampler.as_ref().filter(|_| second % gpu_interval_s == 0) {
-                let samples = sampler.sample();
+                let mut samples = sampler.sample();
+                let inference_rate_hz = Some(board.frames_per_second() as f32);
+                samples.iter_mut().for_each(|sample| sample.inference_rate_hz = inference_rate_hz);
                 board.metrics().set_gpus(&samples);
                 let recorded = ledger.record_gpu_stats(clock.now(), samples);
                 if let Err(error) = recorded {

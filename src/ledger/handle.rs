@@ -9,13 +9,12 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts::NewArtifact;
-use super::gpu_stats::GpuStat;
-use super::reader::{Counters, LedgerReader};
+use super::reader::{Counters, LedgerReader, OutboxStatus};
 use super::store::{self, Meta};
 use super::writer::{Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Digest, Inspection, InspectionId, Reason};
+use crate::types::{Digest, GpuStat, Inspection, InspectionId, Reason, Timestamp};
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
 ///
@@ -98,8 +97,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When they could not be committed.
-    pub fn record_gpu_stats(&self, samples: Vec<GpuStat>) -> Result<(), LedgerError> {
-        self.ask(|reply| Request::GpuStats { samples, reply })
+    pub fn record_gpu_stats(&self, recorded_at: Timestamp, samples: Vec<GpuStat>) -> Result<(), LedgerError> {
+        self.ask(|reply| Request::GpuStats { recorded_at, samples, reply })
     }
 
     /// Count frames of a station that were captured and not inspected. Does not wait for the disk: the writer keeps
@@ -158,6 +157,12 @@ impl Ledger {
     /// When the ledger cannot be read.
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         self.read(LedgerReader::counters)
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn outbox_status(&self) -> Result<OutboxStatus, LedgerError> {
+        self.read(LedgerReader::outbox_status)
     }
 
     /// The last `count` inspections in the order of their commits, newest first.

@@ -10,7 +10,6 @@
 mod artifacts;
 mod disk;
 mod error;
-mod gpu_stats;
 mod handle;
 mod reader;
 mod rows;
@@ -22,7 +21,6 @@ mod writer;
 pub use artifacts::{NewArtifact, artifacts_dir};
 pub use disk::free_bytes;
 pub use error::LedgerError;
-pub use gpu_stats::GpuStat;
 pub use handle::{Ledger, Pending};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
 pub use store::{Meta, database_path};

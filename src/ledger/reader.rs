@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::LedgerError;
 use super::store::{self, Meta};
-use crate::types::{Inspection, InspectionId, Timestamp};
+use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -121,6 +121,17 @@ impl LedgerReader {
             .and_then(|mut statement| statement.query_row(params![id.0.as_bytes()], |row| row.get(0)).optional())
             .map_err(LedgerError::sqlite(&self.path))?;
         record.map(|record| parse(&record)).transpose()
+    }
+
+    /// The provenance record called `digest`, canonical JSON.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn provenance(&self, digest: Digest) -> Result<Option<String>, LedgerError> {
+        self.connection
+            .prepare_cached("SELECT record FROM provenances WHERE sha256 = ?1")
+            .and_then(|mut statement| statement.query_row(params![digest.as_bytes()], |row| row.get(0)).optional())
+            .map_err(LedgerError::sqlite(&self.path))
     }
 
     /// # Errors

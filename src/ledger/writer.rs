@@ -15,11 +15,10 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
-use super::gpu_stats::GpuStat;
 use super::{LedgerError, rows, store};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Digest, Inspection, Timestamp};
+use crate::types::{Digest, GpuStat, Inspection, Timestamp};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
@@ -29,7 +28,7 @@ pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
 pub(super) enum Request {
     Commit { inspection: Box<Inspection>, artifacts: Vec<NewArtifact>, reply: Reply<Inspection> },
     Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
-    GpuStats { samples: Vec<GpuStat>, reply: Reply<()> },
+    GpuStats { recorded_at: Timestamp, samples: Vec<GpuStat>, reply: Reply<()> },
     Refused { station: String, reason: &'static str, count: u64 },
     Acknowledge { seqs: Vec<i64>, batch: Digest, reply: Reply<usize> },
     AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
@@ -197,9 +196,9 @@ impl Writer {
                 let written = self.in_savepoint(|| rows::insert_provenance(connection, sha256, &record, now));
                 self.finish(written, reply, done, |(), reply| Done::Digest(sha256, reply))?;
             }
-            Request::GpuStats { samples, reply } => {
+            Request::GpuStats { recorded_at, samples, reply } => {
                 let written =
-                    self.in_savepoint(|| rows::insert_gpu_stats(connection, &samples, limits::GPU_STATS_SPOOL_MAX));
+                    self.in_savepoint(|| rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX));
                 self.finish(written, reply, done, |(), reply| Done::Unit(reply))?;
             }
             Request::Acknowledge { seqs, batch, reply } => {

@@ -9,7 +9,8 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{Clock, PcieUtilCounter, TemperatureSensor, TemperatureThreshold};
 use nvml_wrapper::error::{Bits, NvmlError};
 
-use super::GpuStat;
+use crate::types::GpuStat;
+
 
 /// Why GPUs cannot be sampled.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +56,7 @@ fn stat_of(index: u32, gpu: &Device<'_>) -> GpuStat {
     let utilization = gpu.utilization_rates().ok();
     let memory = gpu.memory_info().ok();
     GpuStat {
-        gpu_index: Some(index),
+        gpu_index: index,
         gpu_name: gpu.name().ok(),
         gpu_util_pct: utilization.as_ref().map(|u| u.gpu as f32),
         memory_used_bytes: memory.as_ref().and_then(|m| i64::try_from(m.used).ok()),

@@ -15,8 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::GpuStat;
-use crate::types::{Timings, Verdict};
+use crate::types::{GpuStat, Timings, Verdict};
 
 /// What `GET /metrics` answers with.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -234,8 +233,7 @@ impl Metrics {
     pub fn set_gpus(&self, stats: &[GpuStat]) {
         let families = &self.0.gpu;
         for stat in stats {
-            let Some(gpu) = stat.gpu_index else { continue };
-            let label = GpuLabel { gpu };
+            let label = GpuLabel { gpu: stat.gpu_index };
             if let Some(pct) = stat.gpu_util_pct {
                 families.utilization.get_or_create(&label).set(f64::from(pct) / 100.0);
             }
@@ -373,7 +371,7 @@ mod tests {
     fn providers_and_gpus_show_what_is_known_only() {
         let metrics = Metrics::new();
         metrics.set_provider("lite0", "cpu", Some("cuda"), true);
-        metrics.set_gpus(&[GpuStat { gpu_index: Some(1), gpu_util_pct: Some(50.0), ..GpuStat::default() }]);
+        metrics.set_gpus(&[GpuStat { gpu_index: 1, gpu_util_pct: Some(50.0), ..GpuStat::default() }]);
         let text = metrics.render();
         check(&text, "loupe_model_provider_info{model=\"lite0\",provider=\"cpu\",required=\"cuda\"} 1");
         check(&text, "loupe_model_provider_fallback{model=\"lite0\"} 1");

@@ -5,10 +5,8 @@
 //! config, verdicts, reason codes, stages), which bounds the number of time series.
 
 mod gpu;
-mod gpu_stat;
 pub mod log;
 mod metrics;
 
 pub use gpu::{GpuError, GpuSampler};
-pub use gpu_stat::GpuStat;
 pub use metrics::{LedgerTotals, METRICS_CONTENT_TYPE, Metrics, STAGE_BUCKETS_S, UplinkGauges};

@@ -4,6 +4,7 @@
 
 mod bbox;
 mod digest;
+mod gpu_stat;
 mod image;
 mod inspection;
 mod provider;
@@ -14,6 +15,7 @@ mod verdict;
 
 pub use bbox::BoundingBox;
 pub use digest::{Digest, DigestError};
+pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
 pub use inspection::{
     AnomalyEvidence, ArtifactKind, ArtifactRef, Inspection, InspectionId, Item, MatchEvidence, RankedPart, Tier,

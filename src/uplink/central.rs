@@ -118,6 +118,12 @@ impl Central {
         Ok(Self { client, server, driver })
     }
 
+    /// `host:port/database`.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Whether the server still listens, as far as is known here.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -51,6 +51,17 @@ pub enum UplinkState {
     Stopped,
 }
 
+/// A look at the uplink's state from outside its thread; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct UplinkStatus(Arc<Mutex<UplinkState>>);
+
+impl UplinkStatus {
+    #[must_use]
+    pub fn get(&self) -> UplinkState {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The uplink's thread; ends after its [`Shutdown`] was requested.
 #[derive(Debug)]
 pub struct Uplink {
@@ -74,8 +85,8 @@ impl Uplink {
     }
 
     #[must_use]
-    pub fn state(&self) -> UplinkState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn status(&self) -> UplinkStatus {
+        UplinkStatus(Arc::clone(&self.state))
     }
 
     /// Wait for the end of the thread, which follows a request to stop within about a tenth of a second.
@@ -95,6 +106,14 @@ pub fn drain(ledger: Ledger, config: &UplinkConfig, progress: impl FnMut(&Delive
         let mut courier = Courier::connect(ledger, &config.dsn, config.site_id).await?;
         courier.deliver_all(progress).await
     })
+}
+
+/// Ask the central database whether it answers: `host:port/database`.
+///
+/// # Errors
+/// When the DSN is wrong or the server refuses.
+pub fn probe(dsn: &Secret) -> Result<String, UplinkError> {
+    block_on(async { Central::connect(dsn).await.map(|central| central.server().to_owned()) })
 }
 
 /// Run one piece of central work on this thread.

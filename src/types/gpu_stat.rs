@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GpuStat {
     /// NVML's index, from 0.
-    pub gpu_index: Option<u32>,
+    pub gpu_index: u32,
     pub gpu_name: Option<String>,
     /// Share of the last sample period in which a kernel ran, 0 to 100.
     pub gpu_util_pct: Option<f32>,
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn unknown_values_stay_null_and_names_are_the_columns() {
-        let json = serde_json::to_value(GpuStat { gpu_index: Some(0), ..GpuStat::default() }).unwrap();
+        let json = serde_json::to_value(GpuStat { gpu_index: 0, ..GpuStat::default() }).unwrap();
         let fields = json.as_object().unwrap();
         assert_eq!(fields.len(), 27, "the 29 columns of the data model without id and recorded_at");
         assert_eq!(fields["gpu_index"], 0);
