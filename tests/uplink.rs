@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use loupe::clock::{Clock, Stopwatch};
 use loupe::ledger::{Ledger, LedgerReader, SENT_TABLES, database_path};
 use loupe::shutdown::Shutdown;
-use loupe::types::Timestamp;
+use loupe::types::{GpuStat, Timestamp};
 use loupe::uplink::{
     Central, Courier, Delivery, MigrationReport, Secret, Uplink, UplinkConfig, UplinkState, block_on, drain,
 };
