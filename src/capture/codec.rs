@@ -244,6 +244,7 @@ pub(super) fn set_up_opencv() {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "synthetic pixels, in range by construction")]
 mod tests {
     use super::*;
 

@@ -192,3 +192,160 @@ fn detection(component: &Component, scores: &[f32], mask: &Mask, planes: &Planes
     let bbox = BoundingBox::new(left, top, right, bottom).clamped(image.width_px(), image.height_px());
     Detection { bbox, label: BLOB_LABEL.to_owned(), confidence: mean / (mean + 1.0) }
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "synthetic pixels, in range by construction"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::capture;
+
+    /// A scene of 640×360 by a colour for each pixel, with a little grain.
+    fn scene(colour: impl Fn(f32, f32) -> [f32; 3]) -> Image {
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut bgr = Vec::with_capacity(640 * 360 * 3);
+        for y in 0..360 {
+            for x in 0..640 {
+                let grain = random.f32() * 6.0 - 3.0;
+                bgr.extend(colour(x as f32, y as f32).map(|level| (level + grain).clamp(0.0, 255.0) as u8));
+            }
+        }
+        Image::from_bgr(640, 360, bgr).unwrap()
+    }
+
+    fn within(x: f32, y: f32, area: [f32; 4]) -> bool {
+        x >= area[0] && y >= area[1] && x < area[2] && y < area[3]
+    }
+
+    fn check(image: &Image, expected: &[[f32; 4]]) {
+        let found = BlobLocator::new(BlobOptions::default()).locate(image);
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, &expected) in found.iter().zip(expected) {
+            assert!(found.bbox.iou(&BoundingBox::from(expected)) > 0.85, "{found:?} is not {expected:?}");
+            assert!(found.confidence > 0.5 && found.label == "part");
+        }
+    }
+
+    const RED: [f32; 4] = [100.0, 80.0, 180.0, 130.0];
+    const GREY: [f32; 4] = [300.0, 200.0, 380.0, 260.0];
+
+    #[test]
+    fn coloured_and_grey_parts_are_found_on_a_shaded_belt() {
+        let image = scene(|x, y| match () {
+            () if within(x, y, RED) => [40.0, 40.0, 170.0],
+            () if within(x, y, GREY) => [125.0; 3],
+            () => [60.0 + x / 20.0 + y / 30.0; 3],
+        });
+        check(&image, &[RED, GREY]);
+    }
+
+    #[test]
+    fn rails_seams_soft_shadows_and_an_empty_belt_are_background() {
+        let belt = |x: f32, y: f32| match () {
+            () if !(40.0..320.0).contains(&y) => [150.0; 3],
+            () if (x - 210.0).abs() < 2.0 => [110.0; 3],
+            () => [80.0; 3],
+        };
+        check(&scene(belt), &[]);
+        let shaded = scene(|x, y| {
+            let shade = 1.0 - 0.3 * (-((x - 140.0).powi(2) + (y - 150.0).powi(2)) / 900.0).exp();
+            if within(x, y, GREY) { [30.0, 160.0, 60.0] } else { belt(x, y).map(|level| level * shade) }
+        });
+        check(&shaded, &[GREY]);
+    }
+
+    #[test]
+    fn specks_and_parts_of_parts_are_dropped() {
+        let image = scene(|x, y| match () {
+            () if within(x, y, [20.0, 20.0, 23.0, 23.0]) => [0.0; 3],
+            // A ring around a dot: one part.
+            () if within(x, y, [320.0, 150.0, 330.0, 160.0]) => [200.0, 40.0, 40.0],
+            () if within(x, y, [285.0, 115.0, 365.0, 195.0]) => [100.0; 3],
+            () if within(x, y, [270.0, 100.0, 380.0, 210.0]) => [200.0, 40.0, 40.0],
+            () => [100.0; 3],
+        });
+        check(&image, &[[270.0, 100.0, 380.0, 210.0]]);
+    }
+
+    #[test]
+    fn boxes_are_in_frame_pixels_at_any_resolution() {
+        let mut bgr = vec![90_u8; 1_900 * 1_000 * 3];
+        for y in 300..500 {
+            bgr[(y * 1_900 + 700) * 3..(y * 1_900 + 1_000) * 3].fill(220);
+        }
+        check(&Image::from_bgr(1_900, 1_000, bgr).unwrap(), &[[700.0, 300.0, 1_000.0, 500.0]]);
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        assert!(BlobOptions::default().faults().is_empty());
+        let options: BlobOptions = toml::from_str("luma_min = 0\nmin_area_ratio = 0.5\nworking_width_px = 9").unwrap();
+        let keys: Vec<_> = options.faults().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["working_width_px", "luma_min", "max_area_ratio"]);
+        assert!(toml::from_str::<BlobOptions>("luma = 3").is_err());
+    }
+
+    /// Expected and found boxes that pair up at an IoU of 0.5, over the mean count of both.
+    fn f1(found: &[Detection], expected: &[BoundingBox]) -> f32 {
+        let hits = expected.iter().filter(|b| found.iter().any(|found| found.bbox.iou(b) >= 0.5)).count();
+        2.0 * hits as f32 / (found.len() + expected.len()) as f32
+    }
+
+    #[test]
+    fn sample_trays_without_overlap_are_found() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/parts/trays");
+        let Ok(text) = std::fs::read_to_string(root.join("annotations_coco.json")) else {
+            println!("skipped: {} is absent", root.display());
+            return;
+        };
+        let coco: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let number = |value: &serde_json::Value| value.as_f64().unwrap() as f32;
+        for picture in coco["images"].as_array().unwrap().iter().filter(|picture| picture["overlap_level"] == 0) {
+            let annotations = coco["annotations"].as_array().unwrap();
+            let boxes: Vec<BoundingBox> = annotations
+                .iter()
+                .filter(|annotation| annotation["image_id"] == picture["id"])
+                .map(|annotation| &annotation["bbox"])
+                .map(|b| [number(&b[0]), number(&b[1]), number(&b[2]), number(&b[3])])
+                .map(|[x, y, width, height]| BoundingBox::new(x, y, x + width, y + height))
+                .collect();
+            let image = capture::read_image(&root.join(picture["file_name"].as_str().unwrap())).unwrap();
+            let found = BlobLocator::new(BlobOptions::default()).locate(&image);
+            let score = f1(&found, &boxes);
+            assert!(score >= 0.8, "{}: F1 {score}", picture["file_name"]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn any_picture_and_options_give_boxes_inside_the_frame(
+            width in 1_u32..90,
+            height in 1_u32..90,
+            seed in any::<u64>(),
+            width_max in 1_u32..100,
+            open_px in 0_u32..6,
+        ) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let bgr = (0..width * height * 3).map(|_| random.u8(..)).collect();
+            let image = Image::from_bgr(width, height, bgr).unwrap();
+            let options = BlobOptions {
+                working_width_px: width_max,
+                open_px,
+                min_area_ratio: 0.0,
+                noise_factor: 0.0,
+                ..BlobOptions::default()
+            };
+            for found in BlobLocator::new(options).locate(&image) {
+                let b = found.bbox;
+                prop_assert!(b.x1 >= 0.0 && b.y1 >= 0.0 && b.x2 <= width as f32 && b.y2 <= height as f32);
+                prop_assert!(b.area_px() > 0.0 && (0.0..=1.0).contains(&found.confidence));
+            }
+        }
+    }
+}

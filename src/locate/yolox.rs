@@ -181,8 +181,8 @@ fn decode_row(
     score_min: f32,
 ) -> Option<Detection> {
     let &[x, y, width, height, objectness, ref scores @ ..] = row else { return None };
-    // A class score is at most 1, so most rows end here. NaN fails every comparison, and so does the row.
-    if !(objectness >= score_min) {
+    // A class score is at most 1, so most rows end here.
+    if objectness.is_nan() || objectness < score_min {
         return None;
     }
     let (class, score) = scores
@@ -192,7 +192,7 @@ fn decode_row(
         .filter(|(_, score)| !score.is_nan())
         .max_by(|(_, a), (_, b)| a.total_cmp(b))?;
     let confidence = objectness * score;
-    if !(confidence >= score_min) {
+    if confidence.is_nan() || confidence < score_min {
         return None;
     }
     let (centre_x, centre_y) = ((x + cell_x) * stride, (y + cell_y) * stride);

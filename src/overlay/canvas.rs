@@ -38,6 +38,10 @@ impl Canvas {
         i64::from(self.width_px)
     }
 
+    pub(super) fn height(&self) -> i64 {
+        i64::from(self.height_px)
+    }
+
     pub(super) fn into_image(self) -> Option<Image> {
         Image::from_bgr(self.width_px, self.height_px, self.bgr).ok()
     }

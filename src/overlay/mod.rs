@@ -48,6 +48,7 @@ fn label(canvas: &mut Canvas, item: &Item, scale: i64) {
     let (x, y) = (item.bbox.x1 as i64, item.bbox.y1 as i64);
     // Above the box, or inside it at the picture's upper border.
     let y = if y >= height { y - height } else { y };
+    let y = y.min(canvas.height() - height).max(0);
     let x = x.min(canvas.width() - canvas::text_width(&text, scale)).max(0);
     canvas.text(x, y, scale, &text, colour_of(item.verdict));
 }
@@ -78,4 +79,47 @@ fn banner(canvas: &mut Canvas, inspection: &Inspection, scale: i64) {
     // Smaller where it would not fit.
     let fitting = (1..=scale).rev().find(|&scale| canvas::text_width(&text, scale) <= canvas.width()).unwrap_or(1);
     canvas.text(0, 0, fitting, &text, colour_of(inspection.verdict));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{BoundingBox, Reason};
+
+    fn item(verdict: Verdict, bbox: BoundingBox) -> Item {
+        Item {
+            ordinal: 0,
+            bbox,
+            label: "part".to_owned(),
+            detection_confidence: 1.0,
+            part_id: Some("3001".to_owned()),
+            similarity: Some(0.874),
+            margin: None,
+            tier: None,
+            matched: None,
+            verdict,
+            reasons: if verdict == Verdict::Pass { vec![] } else { vec![Reason::MarginSmall] },
+        }
+    }
+
+    #[test]
+    fn labels_say_part_similarity_and_doubt() {
+        let bbox = BoundingBox::new(1.0, 1.0, 9.0, 9.0);
+        assert_eq!(label_of(&item(Verdict::Pass, bbox)), "3001 0.87");
+        assert_eq!(label_of(&item(Verdict::Hold, bbox)), "HOLD 3001 0.87");
+        let unmatched = Item { part_id: None, similarity: None, ..item(Verdict::Fail, bbox) };
+        assert_eq!(label_of(&unmatched), "FAIL part");
+    }
+
+    #[test]
+    fn labels_stay_inside_the_picture() {
+        let image = Image::from_bgr(200, 100, vec![0; 60_000]).unwrap();
+        for (x, y) in [(-20.0, -20.0), (190.0, 2.0), (150.0, 98.0)] {
+            let mut canvas = Canvas::of(&image);
+            label(&mut canvas, &item(Verdict::Hold, BoundingBox::new(x, y, x + 30.0, y + 30.0)), 1);
+            let drawn = canvas.into_image().unwrap();
+            let amber = drawn.bgr().chunks_exact(3).filter(|pixel| *pixel == colour_of(Verdict::Hold).bgr).count();
+            assert!(amber > 500, "{x},{y}: {amber}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub struct FrameMetrics {
     pub saturation_ratio: f32,
     /// Share of pixels ≤ 2 or ≥ 253, 0 to 1.
     pub clipped_ratio: f32,
-    /// Against the reference; see [`ssim`].
+    /// Mean SSIM against the reference, where there is one.
     pub similarity: Similarity,
     /// DCT hash; see [`phash`].
     pub phash: u64,
@@ -58,6 +58,7 @@ struct Levels {
 /// Pixels summed up in one go: sums of squares of so many octets fit an `u32`.
 const CHUNK: usize = 1 << 14;
 
+#[expect(clippy::cast_possible_truncation, reason = "summed up in f64, kept as f32")]
 fn levels(grey: &[u8]) -> Levels {
     let (mut sum, mut squares, mut clipped) = (0_u64, 0_u64, 0_u64);
     for chunk in grey.chunks(CHUNK) {
@@ -84,6 +85,7 @@ fn levels(grey: &[u8]) -> Levels {
 }
 
 /// Variance of the Laplacian and Immerkær's noise estimate, in one walk over the rows; 0 for images below 3×3.
+#[expect(clippy::cast_possible_truncation, reason = "summed up in f64, kept as f32")]
 fn texture(working: &Working) -> (f32, f32) {
     let (width, height) = (working.width_px, working.height_px);
     if width < 3 || height < 3 {
@@ -128,6 +130,7 @@ fn row_texture(above: &[u8], row: &[u8], below: &[u8]) -> RowTexture {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "synthetic pixels, in range by construction")]
 mod tests {
     use super::*;
     use crate::quality::testing::{image, noise, pattern};

@@ -8,6 +8,11 @@ mod metrics;
 pub mod phash;
 mod ssim;
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "synthetic pixels, in range by construction"
+)]
 mod testing;
 mod working;
 

@@ -61,6 +61,7 @@ struct Sums {
     products: u32,
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "summed up in f64, kept as f32")]
 fn mean_ssim(a: &Working, b: &Working) -> f32 {
     let (columns, rows) = (a.width_px / BLOCK, a.height_px / BLOCK);
     if columns < 2 || rows < 2 {
@@ -124,6 +125,7 @@ fn window_ssim(sums: Sums, count: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "synthetic pixels, in range by construction")]
 mod tests {
     use proptest::prelude::*;
 

@@ -14,9 +14,9 @@ pub fn pattern(width_px: u32, height_px: u32) -> Image {
         let cell = ((u * 7.0) as u32, (v * 5.0) as u32);
         let inside = (u * 7.0).fract() > 0.3 && (v * 5.0).fract() > 0.25;
         let shade = 90.0 + 60.0 * u + 20.0 * v;
-        if inside && (cell.0 * 3 + cell.1 * 5) % 4 != 0 {
+        if inside && !(cell.0 * 3 + cell.1 * 5).is_multiple_of(4) {
             let hue = (cell.0 * 37 + cell.1 * 61) % 120;
-            if cell.0 % 2 == 0 { [20 + (hue / 3) as u8, 30, 70] } else { [150, 220 - (hue / 3) as u8, 235] }
+            if cell.0.is_multiple_of(2) { [20 + (hue / 3) as u8, 30, 70] } else { [150, 220 - (hue / 3) as u8, 235] }
         } else {
             [shade as u8, shade as u8 + 5, shade as u8 + 10]
         }

@@ -20,6 +20,7 @@ impl Working {
     /// Average `image` over blocks of `ceil(width / 640)` pixels a side; what is left over at the right and bottom,
     /// less than a block, is not looked at.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "summed up in f64, kept as f32")]
     pub fn of(image: &Image) -> Self {
         let block = image.width_px().div_ceil(WORKING_WIDTH_PX_MAX).min(image.height_px()) as usize;
         let width_px = image.width_px() as usize / block;
