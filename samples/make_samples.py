@@ -34,6 +34,8 @@ VIEWS = [(30, 25), (115, 25), (250, 25), (335, 25), (10, 55), (100, 55), (235, 5
          (0, 88), (45, -35), (260, -35), (0, -88)]
 BELT = "3001 43722 3649 3023 3842b 3039 32316 41767 3004 3647 2412b 3020".split()  # 3842b, 2412b: not in the catalogue
 FLAT = {"3647": 2, "4019": 2, "3649": 2}  # gears lie on their side; the other parts stand as they are modelled
+BELT_COLOUR = dict(zip(BELT, (2, 19, 19, 15, 1, 1, 15, 19, 25, 4, 14, 1)))  # what belt() draws
+BELT_PX_PER_LDU = 1.75
 PLATE, PX_PER_LDU = "3032", 4.1  # Plate 4 x 6, studs up
 
 def rng_for(*key):
@@ -56,6 +58,20 @@ def lights(rng, azimuth=None, vary=1.0):
     key_from = ld.sph(rng.uniform(0, 360) if azimuth is None else azimuth, 55 + 15 * elevation)
     return ld.light_rig(None, key_from, 1 + 0.3 * key, np.array([1 + 0.1 * t, 1, 1 - 0.14 * t]),
                         1.1 + 0.3 * sky, np.array([1 - 0.05 * t, 1, 1 + 0.07 * t]), spread=rng.uniform(0.06, 0.2))
+
+def from_above(r, m, code, pose, yaw, rig):
+    """A part that lies on the belt, as the camera over the belt sees it: colour, cover, shadow, box."""
+    r.set_mesh(m, code, ld.rot("y", yaw) @ ld.POSES[pose])
+    r.set_lights(*rig)
+    n = int(np.ceil((2 * m.R * BELT_PX_PER_LDU * 1.55 + 24) / 32) * 32)
+    return r.shot(ld.sph(0, 89.5), np.array([0, 0, -1.0]), 12, n, n, pxscale=m.R * BELT_PX_PER_LDU, ground=True)
+
+def laid(shot, ground):
+    rgb, a, shade, _ = shot
+    return rgb + ((1 - a) * (1 - shade * 0.75))[..., None] * ground
+
+def belt_noise(rng, h, w):
+    return cv2.GaussianBlur(rng.normal(0, 1, (h, w, 3)).astype("f4"), (0, 0), 0.6) * 0.011
 # ------------------------------------------------------------------ parts: the catalogue and its queries
 def template(r, m, part, colour2, rows):
     r.set_mesh(m, 71)
@@ -71,6 +87,23 @@ def template(r, m, part, colour2, rows):
             name = f"templates/{part}/{code}_{v:02d}.jpg"
             save("parts/" + name, rgb + (1 - a[..., None]) * 0.94, 92)
             rows.append([name, part, code, ld.COL[code][0], v, az, el])
+
+def taught(r, m, part, colour2, band, rows):
+    """Views as an engineer teaches them under the belt's camera: every 30 degrees, up and down, cut to the part's box.
+    Other light, other belt, other angles than in the clip."""
+    rng, view = rng_for("taught", part), 100
+    for pose in [FLAT[part]] if part in FLAT else [0, 1]:
+        for turn in np.arange(0, 360, 30) + rng.uniform(0, 30):
+            for code in (71, BELT_COLOUR.get(part, colour2)):
+                shot = from_above(r, m, code, pose, turn, lights(rng))
+                n, (x1, y1, x2, y2) = len(shot[1]), shot[3]
+                x, y = (int(rng.integers(side - n)) for side in (band.shape[1], band.shape[0]))
+                image = cv2.blur(laid(shot, band[y : y + n, x : x + n]), (3, 1))
+                image += belt_noise(rng, n, n) / 2  # the mean of four frames
+                name = f"taught/{part}/{ld.POSE_NAMES[pose]}_{turn:03.0f}_{code}.jpg"
+                save("parts/" + name, image[y1:y2, x1:x2], 92)
+                rows.append([name, part, code, ld.COL[code][0], view, round(float(turn), 1), 90])
+            view += 1
 
 def query(r, m, part, k, rng, rows):
     code, az, el = int(rng.choice(COLOURS)), rng.uniform(0, 360), rng.uniform(30, 78)
@@ -93,7 +126,8 @@ def query(r, m, part, k, rng, rows):
                  *np.clip(box, 0, 192).round().astype(int), 90])
 
 def parts(r):
-    listed, templates, queries = [], [], []
+    listed, templates, taught_views, queries = [], [], [], []
+    band = background(rng_for("taught belt"), 540, 2048, "belt")[0] * 0.9 + 0.05
     for group, (category, numbers) in CATALOGUE.items():
         for part in numbers.split():
             m, rng = ld.Mesh(part), rng_for("part", part)
@@ -101,17 +135,19 @@ def parts(r):
             name = re.sub(" +", " ", head.splitlines()[0][2:].strip(" ~=_"))
             about = [(re.search(p, head) or ["", ""])[1].strip() for p in (r"0 Author: *(.*)", r"0 !LICENSE +(.*)")]
             listed.append([part, name, category, group, *(round(float(v), 1) for v in m.size), len(m.T), *about])
-            template(r, m, part, int(rng.choice([c for c in COLOURS if c != 71])), templates)
+            colour2 = int(rng.choice([c for c in COLOURS if c != 71]))
+            template(r, m, part, colour2, templates)
+            taught(r, m, part, colour2, band, taught_views)
             for k in range(2):
                 query(r, m, part, k, rng, queries)
     table("parts/parts.csv",
           "part_num name category confusion_group size_x_ldu size_y_ldu size_z_ldu triangles author license", listed)
-    table("parts/templates.csv", "file part_num color_id color view azimuth elevation", templates)
+    table("parts/templates.csv", "file part_num color_id color view azimuth elevation", templates + taught_views)
     table("parts/queries.csv", "file part_num color_id color pose azimuth elevation background x1 y1 x2 y2 jpeg_q", queries)
     table("parts/colours.csv", "ldraw_code name rgb_hex edge_hex", [[c, *ld.COL[c][:3]] for c in COLOURS])
 # ------------------------------------------------------------------ belt: parts that pass under a camera
 def belt(r):
-    w, h, fps, seconds, speed, scale = 1280, 720, 15, 12, 260.0, 1.75
+    w, h, fps, seconds, speed = 1280, 720, 15, 12, 260.0
     rng, rig = rng_for("belt"), lights(rng_for("belt light"), 215)
     band = background(rng, 540, 4096, "belt")[0] * 0.9 + 0.05
     k = np.linspace(0, 1, 200)[None, :, None]
@@ -123,13 +159,12 @@ def belt(r):
     for part in BELT:
         m, code = ld.Mesh(part), int(rng.choice([1, 2, 4, 14, 15, 19, 25, 71]))
         pose = FLAT.get(part, int(rng.random() > 0.75 and part != "3842b"))  # some lie upside down
-        r.set_mesh(m, code, ld.rot("y", rng.uniform(0, 360)) @ ld.POSES[pose])
-        r.set_lights(*rig)
-        n = int(np.ceil((2 * m.R * scale * 1.55 + 24) / 32) * 32)
-        rgb, a, shade, box = r.shot(ld.sph(0, 89.5), np.array([0, 0, -1.0]), 12, n, n, pxscale=m.R * scale, ground=True)
-        items.append((part, rgb, a, shade, box, t, int(rng.uniform(235, 485))))
+        assert code == BELT_COLOUR[part]
+        shot = from_above(r, m, code, pose, rng.uniform(0, 360), rig)
+        box = shot[3]
+        items.append((part, shot, box, t, int(rng.uniform(235, 485))))
         t += (box[2] - box[0]) / speed + rng.uniform(0.08, 0.2)
-    noise = [cv2.GaussianBlur(rng.normal(0, 1, (h, w, 3)).astype("f4"), (0, 0), 0.6) * 0.011 for _ in range(6)]
+    noise = [belt_noise(rng, h, w) for _ in range(6)]
     rows, encode = [], (f"-y -loglevel error -f rawvideo -pix_fmt bgr24 -s {w}x{h} -r {fps} -i - -c:v libx264 -preset slow "
                         "-threads 1 -crf 26 -g 30 -pix_fmt yuv420p -map_metadata -1 -movflags +faststart")
     (OUT / "belt").mkdir(parents=True, exist_ok=True)
@@ -138,12 +173,13 @@ def belt(r):
         image[:, margin:-margin] = still
         image[90:630, margin:-margin] = band[:, (np.arange(w) - round(speed * f / fps)) % band.shape[1]]
         image[84:92], image[628:636] = 0.62, 0.6
-        for number, (part, rgb, a, shade, box, t0, lane) in enumerate(items):
-            n, left, top = len(a), round(speed * (f / fps - t0)) - box[2], lane - len(a) // 2  # enters at t0
+        for number, (part, shot, box, t0, lane) in enumerate(items):
+            n = len(shot[1])
+            left, top = round(speed * (f / fps - t0)) - box[2], lane - n // 2  # enters at t0
             x1, y1, x2, y2 = (np.array(box) + [left, top, left, top]).tolist()
             if -60 < x2 and x1 < w + 60:
                 d = image[top : top + n, margin + left : margin + left + n]
-                d[:] = rgb + ((1 - a) * (1 - shade * 0.75))[..., None] * d
+                d[:] = laid(shot, d)
             if 1 < x2 and x1 < w - 1:
                 rows.append([f, number, part, max(x1, 0), y1, min(x2, w), y2, int(x1 >= 0 and x2 <= w)])
         seen = cv2.blur(image[:, margin:-margin], (3, 1)) * (1 + 0.012 * np.sin(f * 2.1)) + noise[f % 6]

@@ -158,32 +158,39 @@ fn first_line(message: &str) -> String {
 }
 
 /// Remove the innermost key whose name or value holds `span`; its path, or `None` where there is none.
+///
+/// A table's own span may be no more than its header, so every branch is searched, innermost first.
 fn take_out(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
     let holds = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
-    let key = table.iter().find(|(key, value)| holds(key.span()) || holds(value.span())).map(|(key, _)| key.clone())?;
-    let name = key.get_ref().to_string();
-    let value = table.get_mut(&key)?;
-    if !holds(key.span()) {
+    let mut found = None;
+    for (key, value) in table.iter_mut() {
+        let name = key.get_ref();
+        if holds(key.span()) {
+            found = Some(key.clone());
+            break;
+        }
         if let Some(inner) = take_out_of_value(value.get_mut(), span) {
-            return Some(if inner.starts_with('[') { format!("{name}{inner}") } else { format!("{name}.{inner}") });
+            let dot = if inner.starts_with('[') { "" } else { "." };
+            return Some(format!("{name}{dot}{inner}"));
+        }
+        if holds(value.span()) {
+            found = Some(key.clone());
+            break;
         }
     }
+    let key = found?;
     table.remove(&key);
-    Some(name)
+    Some(key.get_ref().to_string())
 }
 
 fn take_out_of_value(value: &mut DeValue<'_>, span: &Range<usize>) -> Option<String> {
     match value {
         DeValue::Table(table) => take_out(table, span),
-        DeValue::Array(values) => {
-            for (index, value) in values.iter_mut().enumerate() {
-                if let Some(inner) = take_out_of_value(value.get_mut(), span) {
-                    let dot = if inner.starts_with('[') { "" } else { "." };
-                    return Some(format!("[{index}]{dot}{inner}"));
-                }
-            }
-            None
-        }
+        DeValue::Array(values) => values.iter_mut().enumerate().find_map(|(index, value)| {
+            let inner = take_out_of_value(value.get_mut(), span)?;
+            let dot = if inner.starts_with('[') { "" } else { "." };
+            Some(format!("[{index}]{dot}{inner}"))
+        }),
         _ => None,
     }
 }
