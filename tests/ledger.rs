@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use loupe::clock::Clock;
 use loupe::ledger::{Counters, Ledger, LedgerError, LedgerReader, artifacts_dir};
-use loupe::types::{GpuStat, Digest, InspectionId, Reason, Timestamp};
+use loupe::types::{Digest, GpuStat, InspectionId, Reason, Timestamp};
 use support::samples;
 
 fn open(dir: &Path) -> Ledger {
@@ -127,7 +127,12 @@ fn a_closed_ledger_refuses_further_commits() {
 fn samples_beyond_the_spool_fall_out_counted() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
-    ledger.record_gpu_stats(Timestamp::from_micros(samples::NOON_US), vec![GpuStat::default(); loupe::limits::GPU_STATS_SPOOL_MAX + 3]).unwrap();
+    ledger
+        .record_gpu_stats(
+            Timestamp::from_micros(samples::NOON_US),
+            vec![GpuStat::default(); loupe::limits::GPU_STATS_SPOOL_MAX + 3],
+        )
+        .unwrap();
     assert_eq!(ledger.counters().unwrap().dropped_samples, 3);
 }
 

@@ -51,18 +51,18 @@ fn gpu_sample(gpu_index: u32) -> GpuStat {
 fn contents(server: &Postgres) -> Vec<String> {
     let tables = SENT_TABLES.iter().map(|table| table.name).chain(["ingest_batches"]);
     tables
-        .flat_map(|table| server.query("c", &format!("SELECT '{table}', t.* FROM loupe.{table} t ORDER BY 1, t")))
+        .flat_map(|table| server.lines(&format!("SELECT '{table}', t.* FROM loupe.{table} t ORDER BY 1, t")))
         .collect()
 }
 
 fn count(server: &Postgres, table: &str) -> usize {
-    server.query("c", &format!("SELECT count(*) FROM loupe.{table}"))[0].parse().unwrap()
+    server.lines(&format!("SELECT count(*) FROM loupe.{table}"))[0].parse().unwrap()
 }
 
 #[test]
 fn migrating_twice_changes_nothing() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     let status = || block_on(async { Central::connect(&dsn).await?.status().await }).unwrap();
     assert!(!status().is_current());
     let first = migrate(&dsn);
@@ -77,38 +77,32 @@ fn migrating_twice_changes_nothing() {
 #[test]
 fn the_schema_is_commented_protected_and_holds_what_is_sent() {
     let Some(server) = Postgres::start() else { return };
-    migrate(&server.create_database("c"));
+    migrate(&Secret::new(server.dsn()));
     let parents = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'loupe' AND c.relkind IN ('r', 'p') AND NOT c.relispartition";
-    let bare = server.query("c", &format!("SELECT c.relname {parents} AND obj_description(c.oid) IS NULL"));
+    let bare = server.lines(&format!("SELECT c.relname {parents} AND obj_description(c.oid) IS NULL"));
     assert!(bare.is_empty(), "tables without a comment: {bare:?}");
-    let bare = server.query(
-        "c",
-        &format!(
-            "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    let bare = server.lines(&format!(
+        "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
              WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid IN (SELECT c.oid {parents})
                  AND col_description(c.oid, a.attnum) IS NULL"
-        ),
-    );
+    ));
     assert!(bare.is_empty(), "columns without a comment: {bare:?}");
-    let open = server.query(
-        "c",
-        &format!(
-            "SELECT c.relname {parents} AND c.relname <> 'schema_migrations'
+    let open = server.lines(&format!(
+        "SELECT c.relname {parents} AND c.relname <> 'schema_migrations'
             AND NOT (c.relrowsecurity AND c.relforcerowsecurity)"
-        ),
-    );
+    ));
     assert!(open.is_empty(), "tables without forced row-level security: {open:?}");
     for table in SENT_TABLES {
         let columns = table.columns().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-        server.query("c", &format!("SELECT site_id, device_id, {columns} FROM loupe.{} LIMIT 0", table.name));
+        server.lines(&format!("SELECT site_id, device_id, {columns} FROM loupe.{} LIMIT 0", table.name));
     }
 }
 
 #[test]
 fn everything_arrives_once_with_the_same_bits() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
@@ -124,11 +118,10 @@ fn everything_arrives_once_with_the_same_bits() {
     let counts = ["inspections", "items", "anomaly_maps", "frame_qa_logs", "gpu_stats", "provenances"]
         .map(|table| count(&server, table));
     assert_eq!(counts, [750, 750, 750, 750, 2, 1]);
-    let batches = server
-        .query("c", "SELECT sum(unit_count), sum(row_count), min(first_seq), max(last_seq) FROM loupe.ingest_batches");
+    let batches =
+        server.lines("SELECT sum(unit_count), sum(row_count), min(first_seq), max(last_seq) FROM loupe.ingest_batches");
     assert_eq!(batches, ["750|3000|1|750"]);
-    let rows = server.query(
-        "c",
+    let rows = server.lines(
         "SELECT i.code, i.reasons, t.similarity, t.tier, t.top_k IS NULL, q.phash, a.map_max
         FROM loupe.inspections i JOIN loupe.items t ON t.inspection_id = i.id
         JOIN loupe.frame_qa_logs q ON q.inspection_id = i.id JOIN loupe.anomaly_maps a ON a.inspection_id = i.id
@@ -146,7 +139,7 @@ fn everything_arrives_once_with_the_same_bits() {
         .unwrap()
         .iter()
         .rev()
-        .zip(server.query("c", "SELECT similarity FROM loupe.items ORDER BY captured_at"))
+        .zip(server.lines("SELECT similarity FROM loupe.items ORDER BY captured_at"))
     {
         assert_eq!(sent.items[0].similarity.unwrap().to_bits(), stored.parse::<f32>().unwrap().to_bits());
     }
@@ -158,7 +151,7 @@ fn everything_arrives_once_with_the_same_bits() {
 #[test]
 fn a_batch_whose_commit_reply_was_lost_is_sent_again_without_effect() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
@@ -180,12 +173,11 @@ fn a_batch_whose_commit_reply_was_lost_is_sent_again_without_effect() {
 #[test]
 fn a_site_can_neither_read_nor_write_another() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     let provision = |code: &'static str| {
         let site = block_on(async { Central::connect(&dsn).await?.provision_site(code, "Plant", None).await }).unwrap();
-        let login = server.dsn_of(&site.role_name, site.password.expose(), "c");
-        (site.site_id, login)
+        (site.site_id, site.dsn)
     };
     let (site_a, login_a) = provision("plant-a");
     let (site_b, login_b) = provision("plant-b");
@@ -196,7 +188,7 @@ fn a_site_can_neither_read_nor_write_another() {
         let config = UplinkConfig { dsn: login.clone(), site_id: None };
         assert_eq!(drain(ledger, &config, |_| ()).unwrap().delivered, 1);
     }
-    let sites = server.query("c", "SELECT site_id FROM loupe.inspections ORDER BY site_id");
+    let sites = server.lines("SELECT site_id FROM loupe.inspections ORDER BY site_id");
     assert_eq!(sites, [site_a.to_string(), site_b.to_string()]);
 
     let as_a = |sql: &str| {
@@ -240,7 +232,7 @@ fn psql(login: &Secret, sql: &str) -> Result<String, String> {
 #[test]
 fn a_poisoned_row_is_parked_and_the_rest_arrives() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
@@ -272,7 +264,7 @@ fn a_poisoned_row_is_parked_and_the_rest_arrives() {
 #[test]
 fn rows_of_a_coming_month_leave_default_when_it_is_made() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
@@ -283,26 +275,25 @@ fn rows_of_a_coming_month_leave_default_when_it_is_made() {
     ledger.commit(early, Vec::new()).unwrap();
     drain(ledger, &as_site(&dsn), |_| ()).unwrap();
     assert_eq!(count(&server, "inspections_default"), 1);
-    let before = server.query("c", "SELECT * FROM loupe.inspections");
-    server.query("c", "SELECT loupe.ensure_partitions(6)");
+    let before = server.lines("SELECT * FROM loupe.inspections");
+    server.lines("SELECT loupe.ensure_partitions(6)");
     assert_eq!(count(&server, "inspections_default"), 0);
-    assert_eq!(server.query("c", "SELECT * FROM loupe.inspections"), before);
+    assert_eq!(server.lines("SELECT * FROM loupe.inspections"), before);
 }
 
 #[test]
 fn a_refused_or_unprepared_database_is_named_without_the_password() {
     let Some(server) = Postgres::start() else { return };
-    server.create_database("c");
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
     let fail = |dsn: Secret| drain(ledger.clone(), &as_site(&dsn), |_| ()).unwrap_err().to_string();
-    let error = fail(server.dsn("c"));
+    let error = fail(Secret::new(server.dsn()));
     assert!(error.contains("loupe db migrate"), "{error}");
-    let error = fail(server.dsn_of("nobody", "hunter2", "c"));
-    assert!(error.contains(&format!("127.0.0.1:{}/c", server.port())) && !error.contains("hunter2"), "{error}");
+    let error = fail(Secret::new(server.dsn_of("nobody", "hunter2")));
+    assert!(error.contains(&format!("127.0.0.1:{}/central", server.port())) && !error.contains("hunter2"), "{error}");
     server.stop();
-    let error = fail(server.dsn_of("nobody", "hunter2", "c"));
-    assert!(error.contains(&format!("127.0.0.1:{}/c", server.port())) && !error.contains("hunter2"), "{error}");
+    let error = fail(Secret::new(server.dsn_of("nobody", "hunter2")));
+    assert!(error.contains(&format!("127.0.0.1:{}/central", server.port())) && !error.contains("hunter2"), "{error}");
     assert!(error.contains("refused"), "{error}");
     server.restart();
 }
@@ -310,7 +301,7 @@ fn a_refused_or_unprepared_database_is_named_without_the_password() {
 #[test]
 fn the_uplink_waits_out_a_server_that_is_down_and_stops_on_request() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     server.stop();
     let dir = tempfile::tempdir().unwrap();
@@ -356,7 +347,7 @@ fn child_drains_one_unit_a_batch() {
 #[test]
 fn kill_between_central_commit_and_acknowledgement_delivers_once() {
     let Some(server) = Postgres::start() else { return };
-    let dsn = server.create_database("c");
+    let dsn = Secret::new(server.dsn());
     migrate(&dsn);
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
@@ -386,7 +377,7 @@ fn kill_between_central_commit_and_acknowledgement_delivers_once() {
     assert_eq!(ledger.counters().unwrap().delivered, 300);
     let sent: Vec<String> =
         ledger.recent(300).unwrap().iter().rev().map(|inspection| inspection.id.to_string()).collect();
-    assert_eq!(server.query("c", "SELECT id FROM loupe.inspections ORDER BY captured_at"), sent);
+    assert_eq!(server.lines("SELECT id FROM loupe.inspections ORDER BY captured_at"), sent);
     assert_eq!(count(&server, "items"), 300);
     assert!(LedgerReader::open(dir.path()).unwrap().verify(|_, _| ()).unwrap().holds());
 }

@@ -146,12 +146,14 @@ fn provision_site(args: &ProvisionArgs) -> anyhow::Result<()> {
             "site_id": site.site_id,
             "role_name": site.role_name,
             "password": site.password.expose(),
+            "dsn": site.dsn.expose(),
         });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
         println!("site     {}", site.site_id);
         println!("login    {}", site.role_name);
         println!("password {}", site.password.expose());
+        println!("dsn      {}", site.dsn.expose());
         println!("Keep the password now: it is not stored anywhere and not shown again.");
     }
     Ok(())

@@ -24,5 +24,5 @@ pub use error::LedgerError;
 pub use handle::{Ledger, Pending};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
 pub use store::{Meta, database_path};
-pub use unit::{PendingUnits, SENT_TABLES, SentRows, SentTable, Unit};
+pub use unit::{PendingSamples, PendingUnits, SENT_TABLES, SentRows, SentTable, Unit};
 pub use verify::Proof;

@@ -238,6 +238,13 @@ pub struct PendingUnits {
     pub unreadable: Vec<(i64, LedgerError)>,
 }
 
+/// GPU samples that wait, with their positions in the spool.
+#[derive(Debug, Default)]
+pub struct PendingSamples {
+    pub seqs: Vec<i64>,
+    pub rows: Vec<Map<String, Value>>,
+}
+
 impl LedgerReader {
     /// Units that wait to be sent, oldest first: at most `units_max`, and no more than `bytes_max` of JSON unless the
     /// first alone is longer. Parked units are not among them.
@@ -325,20 +332,20 @@ impl LedgerReader {
         Ok(found)
     }
 
-    /// GPU samples that wait to be sent, oldest first, with their positions.
+    /// GPU samples that wait to be sent, oldest first.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn pending_gpu_stats(&self, rows_max: usize) -> Result<(Vec<i64>, Vec<Map<String, Value>>), LedgerError> {
+    pub fn pending_gpu_stats(&self, rows_max: usize) -> Result<PendingSamples, LedgerError> {
         let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
         let seqs: Vec<i64> = self
             .connection
             .prepare_cached("SELECT seq FROM gpu_stats ORDER BY seq LIMIT ?1")
             .and_then(|mut statement| statement.query_map([limit], |row| row.get(0))?.collect())
             .map_err(LedgerError::sqlite(&self.path))?;
-        let Some(last) = seqs.last() else { return Ok((seqs, Vec::new())) };
+        let Some(last) = seqs.last() else { return Ok(PendingSamples::default()) };
         let rows = self.rows(&GPU_STATS, "seq BETWEEN ?1 AND ?2 ORDER BY seq", params![seqs[0], last])?;
-        Ok((seqs, rows))
+        Ok(PendingSamples { seqs, rows })
     }
 
     fn rows(

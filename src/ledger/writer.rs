@@ -197,8 +197,9 @@ impl Writer {
                 self.finish(written, reply, done, |(), reply| Done::Digest(sha256, reply))?;
             }
             Request::GpuStats { recorded_at, samples, reply } => {
-                let written =
-                    self.in_savepoint(|| rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX));
+                let written = self.in_savepoint(|| {
+                    rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX)
+                });
                 self.finish(written, reply, done, |(), reply| Done::Unit(reply))?;
             }
             Request::Acknowledge { seqs, batch, reply } => {

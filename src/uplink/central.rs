@@ -31,7 +31,45 @@ pub struct Central {
     pub(super) client: Client,
     /// `host:port/database`, for messages.
     pub(super) server: String,
+    address: Address,
     driver: JoinHandle<()>,
+}
+
+/// Where a server is, without who logs in.
+#[derive(Debug, Clone)]
+struct Address {
+    host: String,
+    port: u16,
+    database: String,
+    wants_tls: bool,
+}
+
+impl Address {
+    fn of(config: &Config, wants_tls: bool) -> Self {
+        let host = match config.get_hosts().first() {
+            Some(Host::Tcp(name)) => name.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => "localhost".to_owned(),
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres").to_owned();
+        Self { host, port, database, wants_tls }
+    }
+
+    /// `role` and `password` need no escaping: this program made them.
+    fn dsn_of(&self, role: &str, password: &str) -> Secret {
+        let Self { host, port, database, wants_tls } = self;
+        let sslmode = if *wants_tls { "require" } else { "prefer" };
+        Secret::new(format!(
+            "host='{host}' port={port} dbname='{database}' user='{role}' password='{password}' sslmode={sslmode}"
+        ))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}/{}", self.host, self.port, self.database)
+    }
 }
 
 /// What [`Central::migrate`] did.
@@ -83,6 +121,8 @@ pub struct ProvisionedSite {
     pub site_id: Uuid,
     pub role_name: String,
     pub password: Secret,
+    /// What the site's devices connect with; holds the password.
+    pub dsn: Secret,
 }
 
 /// Version of the schema that this program needs.
@@ -103,7 +143,8 @@ impl Central {
     /// When the DSN cannot be read or the server refuses.
     pub async fn connect(dsn: &Secret) -> Result<Self, UplinkError> {
         let (config, wants_tls) = parse(dsn)?;
-        let server = describe(&config);
+        let address = Address::of(&config, wants_tls);
+        let server = address.to_string();
         let failed = |source| UplinkError::Connect { server: server.clone(), source };
         let (client, driver) = if wants_tls {
             let (client, connection) = config.connect(tls(&server)?).await.map_err(failed)?;
@@ -115,7 +156,7 @@ impl Central {
             let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
             (client, tokio::spawn(drive(connection)))
         };
-        Ok(Self { client, server, driver })
+        Ok(Self { client, server, address, driver })
     }
 
     /// `host:port/database`.
@@ -254,7 +295,8 @@ impl Central {
             .await
             .map_err(&on_statement)?;
         transaction.commit().await.map_err(&on_statement)?;
-        Ok(ProvisionedSite { site_id, role_name, password: Secret::new(password) })
+        let dsn = self.address.dsn_of(&role_name, &password);
+        Ok(ProvisionedSite { site_id, role_name, password: Secret::new(password), dsn })
     }
 
     /// Refuse a database whose schema is older than this program needs.
@@ -311,16 +353,6 @@ fn parse(dsn: &Secret) -> Result<(Config, bool), UplinkError> {
     Ok((config, wants_tls))
 }
 
-fn describe(config: &Config) -> String {
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(name)) => name.clone(),
-        Some(Host::Unix(path)) => path.display().to_string(),
-        None => "?".to_owned(),
-    };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    format!("{host}:{port}/{}", config.get_dbname().or(config.get_user()).unwrap_or("?"))
-}
-
 fn is_local(config: &Config) -> bool {
     config.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => ["localhost", "127.0.0.1", "::1"].contains(&name.as_str()),
@@ -357,13 +389,16 @@ fn random_password() -> Result<String, UplinkError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Secret, describe, parse};
+    use super::{Address, Secret, parse};
 
     #[test]
     fn a_server_is_named_without_its_password() {
         let (config, wants_tls) =
             parse(&Secret::new("postgresql://dev:hunter2@db.plant:6432/loupe?sslmode=verify-full")).unwrap();
-        assert_eq!(describe(&config), "db.plant:6432/loupe");
+        let address = Address::of(&config, wants_tls);
+        assert_eq!(address.to_string(), "db.plant:6432/loupe");
+        let (again, tls) = parse(&address.dsn_of("loupe_site_x", "sesame")).unwrap();
+        assert_eq!((Address::of(&again, tls).to_string(), tls), (address.to_string(), true));
         assert!(wants_tls);
     }
 

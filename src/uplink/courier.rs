@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::central::Central;
 use super::{Secret, UplinkError};
-use crate::ledger::{Counters, Ledger, LedgerReader, SENT_TABLES, SentTable, Unit};
+use crate::ledger::{Counters, Ledger, LedgerReader, PendingSamples, SENT_TABLES, SentTable, Unit};
 use crate::limits;
 use crate::types::Digest;
 
@@ -164,7 +164,7 @@ impl Courier {
     /// GPU samples, oldest first; refused ones are dropped, since samples may be.
     async fn deliver_gpu_stats(&mut self, delivery: &mut Delivery) -> Result<(), UplinkError> {
         loop {
-            let (seqs, rows) = self.reader.pending_gpu_stats(limits::UPLINK_UNITS_MAX)?;
+            let PendingSamples { seqs, rows } = self.reader.pending_gpu_stats(limits::UPLINK_UNITS_MAX)?;
             if seqs.is_empty() {
                 return Ok(());
             }

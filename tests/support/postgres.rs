@@ -8,8 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use loupe::uplink::Secret;
 use tempfile::TempDir;
+
+/// The one database, empty at first.
+const DATABASE: &str = "central";
 
 pub struct Postgres {
     bin: PathBuf,
@@ -35,6 +37,7 @@ impl Postgres {
             "local all all trust\nhost all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
         std::fs::write(Path::new(&data).join("pg_hba.conf"), hba).unwrap();
         server.restart();
+        server.query_in("postgres", &format!("CREATE DATABASE {DATABASE}"));
         Some(server)
     }
 
@@ -52,27 +55,30 @@ impl Postgres {
         self.run("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]);
     }
 
-    /// The DSN of the superuser in `database`.
-    pub fn dsn(&self, database: &str) -> Secret {
-        self.dsn_of("postgres", "any", database)
+    /// The DSN of the superuser.
+    pub fn dsn(&self) -> String {
+        self.dsn_of("postgres", "any")
     }
 
-    pub fn dsn_of(&self, user: &str, password: &str, database: &str) -> Secret {
-        Secret::new(format!("postgresql://{user}:{password}@127.0.0.1:{}/{database}", self.port))
+    pub fn dsn_of(&self, user: &str, password: &str) -> String {
+        format!("postgresql://{user}:{password}@127.0.0.1:{}/{DATABASE}", self.port)
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Make an empty database.
-    pub fn create_database(&self, name: &str) -> Secret {
-        self.query("postgres", &format!("CREATE DATABASE {name}"));
-        self.dsn(name)
+    /// Run `sql` as superuser; one line a row, columns separated by `|`.
+    pub fn query(&self, sql: &str) -> String {
+        self.query_in(DATABASE, sql)
     }
 
-    /// Run `sql` as superuser; rows as text, columns separated by `|`.
-    pub fn query(&self, database: &str, sql: &str) -> Vec<String> {
+    /// The rows of [`Postgres::query`].
+    pub fn lines(&self, sql: &str) -> Vec<String> {
+        self.query(sql).lines().map(str::to_owned).collect()
+    }
+
+    fn query_in(&self, database: &str, sql: &str) -> String {
         let port = self.port.to_string();
         let output = Command::new(self.bin.join("psql"))
             .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &port, "-U", "postgres"])
@@ -80,7 +86,7 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
     fn data(&self) -> String {
