@@ -44,9 +44,9 @@ def rng_for(*key):
 def to_bytes(image):
     return (np.clip(image, 0, 1)[..., ::-1] * 255 + 0.5).astype("u1")
 
-def save(path, image, quality):
+def save(path, image, quality, optimize=0):
     (OUT / path).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(OUT / path), to_bytes(image), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    cv2.imwrite(str(OUT / path), to_bytes(image), [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, optimize])
 
 def table(path, columns, rows):
     with open(OUT / path, "w", newline="") as f:
@@ -101,7 +101,7 @@ def taught(r, m, part, colour2, band, rows):
                 image = cv2.blur(laid(shot, band[y : y + n, x : x + n]), (3, 1))
                 image += belt_noise(rng, n, n) / 2  # the mean of four frames
                 name = f"taught/{part}/{ld.POSE_NAMES[pose]}_{turn:03.0f}_{code}.jpg"
-                save("parts/" + name, image[y1:y2, x1:x2], 92)
+                save("parts/" + name, image[y1:y2, x1:x2], 92, optimize=1)
                 rows.append([name, part, code, ld.COL[code][0], view, round(float(turn), 1), 90])
             view += 1
 

@@ -58,10 +58,9 @@ fn wait_for_commits(state: &Path, count: u64) {
 
 /// Migrate and provision; the site's id and its DSN.
 fn provision(postgres: &Postgres) -> (String, String) {
-    let admin = postgres.dsn("postgres");
-    let admin = admin.expose();
-    succeed(loupe().args(["db", "migrate", "--dsn", admin]));
-    let output = succeed(loupe().args(["db", "provision-site", "--json", "--code", "plant-07", "--name", "Plant 7", "--dsn", admin]));
+    let admin = postgres.dsn();
+    succeed(loupe().args(["db", "migrate", "--dsn", &admin]));
+    let output = succeed(loupe().args(["db", "provision-site", "--json", "--code", "plant-07", "--name", "Plant 7", "--dsn", &admin]));
     let site: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     (site["site_id"].as_str().unwrap().to_owned(), site["dsn"].as_str().unwrap().to_owned())
 }
@@ -69,7 +68,7 @@ fn provision(postgres: &Postgres) -> (String, String) {
 /// What PostgreSQL holds of the site: inspection id → verdict and number of rows.
 fn delivered(postgres: &Postgres) -> BTreeMap<String, (String, usize)> {
     let mut rows: BTreeMap<String, (String, usize)> = BTreeMap::new();
-    for line in postgres.query("postgres", "SELECT id, verdict FROM loupe.inspections") {
+    for line in postgres.query("SELECT id, verdict FROM loupe.inspections").lines() {
         let (id, verdict) = line.split_once('|').unwrap();
         rows.entry(id.to_owned()).or_insert((verdict.to_owned(), 0)).1 += 1;
     }
