@@ -36,13 +36,13 @@ fn main() {
 
 fn report(what: &str, threads: u64, (mut each_ms, wall_s): (Vec<f32>, f64)) {
     each_ms.sort_by(f32::total_cmp);
-    let at = |share: f64| each_ms[((each_ms.len() - 1) as f64 * share) as usize];
+    let at = |percent: usize| each_ms[(each_ms.len() - 1) * percent / 100];
     let rate = each_ms.len() as f64 / wall_s;
     println!(
         "{what:<38} {threads} threads {rate:>8.0}/s   p50 {:>6.2} ms   p99 {:>6.2} ms   max {:>6.2} ms",
-        at(0.5),
-        at(0.99),
-        at(1.0)
+        at(50),
+        at(99),
+        at(100)
     );
 }
 

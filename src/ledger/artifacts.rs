@@ -2,7 +2,8 @@
 //!
 //! A file is written below `artifacts/tmp/`, fsynced, renamed into `artifacts/YYYY/MM/DD/` (the device's days) and its
 //! directory fsynced; only then may the transaction that names it begin. So a row never names a missing file, and what
-//! a cut-off run leaves are files without rows, which the next start removes. Runs on the ledger's writer thread.
+//! a cut-off run leaves are files without rows, which the next start removes. Runs on the ledger's writer thread; the
+//! files of a group are fsynced side by side, since the file system then commits its journal once for all of them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -41,6 +42,9 @@ impl std::fmt::Debug for NewArtifact {
 /// Days whose files are compared with the rows after a cut-off run: a run that crosses midnight touches two.
 const DAYS_CHECKED: usize = 2;
 
+/// Files fsynced at once; they wait for the disk, not for a core.
+const SYNC_THREADS: usize = 16;
+
 /// The folder that [`ArtifactRef::relative_path`] starts from.
 #[must_use]
 pub fn artifacts_dir(state_dir: &Path) -> PathBuf {
@@ -66,34 +70,44 @@ fn day_dir(captured_at: Timestamp) -> String {
     }
 }
 
-/// A group's files on their way: written, then published together, so that a directory is fsynced once a group.
+/// A group's files on their way: written one by one, then made durable and published together.
 #[derive(Debug)]
 pub(super) struct ArtifactBatch<'a> {
     state_dir: &'a Path,
     dirs: BTreeSet<PathBuf>,
+    files: Vec<Written>,
+}
+
+/// A file under its temporary name, its bytes not yet known to be on disk.
+#[derive(Debug)]
+struct Written {
+    file: File,
+    temporary: PathBuf,
+    target: PathBuf,
 }
 
 impl<'a> ArtifactBatch<'a> {
     pub fn new(state_dir: &'a Path) -> Self {
-        Self { state_dir, dirs: BTreeSet::new() }
+        Self { state_dir, dirs: BTreeSet::new(), files: Vec::new() }
     }
 
-    /// Write one inspection's files and rename them into place; on an error none of them stays.
+    /// Write one inspection's files under temporary names; on an error none of them stays.
     pub fn add(&mut self, inspection: &Inspection, artifacts: &[NewArtifact]) -> Result<Vec<ArtifactRef>, LedgerError> {
-        let mut placed: Vec<ArtifactRef> = Vec::with_capacity(artifacts.len());
+        let first = self.files.len();
+        let mut references = Vec::with_capacity(artifacts.len());
         for (ordinal, artifact) in artifacts.iter().enumerate() {
-            match self.place(inspection, ordinal, artifact) {
-                Ok(reference) => placed.push(reference),
+            match self.write(inspection, ordinal, artifact) {
+                Ok(reference) => references.push(reference),
                 Err(error) => {
-                    remove(self.state_dir, &placed);
+                    self.files.drain(first..).for_each(|written| remove_file(&written.temporary));
                     return Err(error);
                 }
             }
         }
-        Ok(placed)
+        Ok(references)
     }
 
-    fn place(
+    fn write(
         &mut self,
         inspection: &Inspection,
         ordinal: usize,
@@ -108,14 +122,12 @@ impl<'a> ArtifactBatch<'a> {
             self.dirs.insert(dir.clone());
         }
         let temporary = temporary_dir(self.state_dir).join(&name);
-        let written = write_durably(&temporary, &artifact.bytes).and_then(|()| {
-            let target = dir.join(&name);
-            fs::rename(&temporary, &target).map_err(LedgerError::io("rename into", &target))
-        });
-        if let Err(error) = written {
+        let mut file = File::create(&temporary).map_err(LedgerError::io("create", &temporary))?;
+        if let Err(error) = file.write_all(&artifact.bytes) {
             remove_file(&temporary);
-            return Err(error);
+            return Err(LedgerError::io("write", &temporary)(error));
         }
+        self.files.push(Written { file, temporary, target: dir.join(&name) });
         Ok(ArtifactRef {
             kind: artifact.kind,
             relative_path: format!("{day}/{name}"),
@@ -127,15 +139,43 @@ impl<'a> ArtifactBatch<'a> {
         })
     }
 
-    /// Make the renames durable.
-    pub fn sync(&self) -> Result<(), LedgerError> {
+    /// Make the bytes durable, give the files their names, and make the names durable; on an error no file stays.
+    pub fn publish(self) -> Result<(), LedgerError> {
+        let outcome = self.publish_all();
+        if outcome.is_err() {
+            for written in &self.files {
+                remove_file(&written.temporary);
+                remove_file(&written.target);
+            }
+        }
+        outcome
+    }
+
+    fn publish_all(&self) -> Result<(), LedgerError> {
+        side_by_side(&self.files, |written| {
+            written.file.sync_all().map_err(LedgerError::io("sync", &written.temporary))
+        })?;
+        for written in &self.files {
+            let Written { temporary, target, .. } = written;
+            fs::rename(temporary, target).map_err(LedgerError::io("rename into", target))?;
+        }
         self.dirs.iter().try_for_each(|dir| sync_dir(dir))
     }
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
-    let mut file = File::create(path).map_err(LedgerError::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(LedgerError::io("write", path))
+/// Do `work` for each of `things`, on up to [`SYNC_THREADS`] threads at once; the first error of any.
+fn side_by_side<T: Sync>(things: &[T], work: impl Fn(&T) -> Result<(), LedgerError> + Sync) -> Result<(), LedgerError> {
+    let [first, rest @ ..] = things else { return Ok(()) };
+    if rest.is_empty() {
+        return work(first);
+    }
+    let share = things.len().div_ceil(SYNC_THREADS);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> =
+            things.chunks(share).map(|chunk| scope.spawn(move || chunk.iter().try_for_each(work))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(LedgerError::Stopped)))
+    })
 }
 
 /// `create_dir_all` whose new names survive a power cut.

@@ -154,8 +154,7 @@ impl Writer {
                 Err(error) => answer(&reply, Err(error)),
             }
         }
-        if let Err(error) = batch.sync() {
-            artifacts::remove(&self.state_dir, &placed);
+        if let Err(error) = batch.publish() {
             let reason = error.to_string();
             ready.retain(|request| match request {
                 Request::Commit { reply, .. } => {
