@@ -22,8 +22,9 @@ use crate::types::{BoundingBox, Image};
 const EMBED_BATCH: usize = 16;
 /// Side of the square that crops are letterboxed to, px.
 const INPUT_PX_DEFAULT: u32 = 160;
-/// A box is grown by this share of its size on each side before it is cropped.
-const CROP_MARGIN_DEFAULT: f32 = 0.05;
+/// A box is grown by this share of its size on each side before it is cropped. None: the locator's boxes are tight, and
+/// so are taught views; 5 % cost 13 of 132 right names on the sample belt.
+const CROP_MARGIN_DEFAULT: f32 = 0.0;
 /// Difference of a template's pixel from its background, in any of the three colours, that makes it part of the object:
 /// above JPEG noise, below the faintest edge of a white part on light grey.
 const FOREGROUND_STEP: u8 = 10;
