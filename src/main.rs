@@ -82,8 +82,22 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             let exit_code = error.downcast_ref::<cmd::Failure>().map_or(1, |failure| failure.exit_code);
-            eprintln!("loupe: {error:#}");
+            eprintln!("loupe: {}", in_words(&error));
             ExitCode::from(exit_code)
         }
     }
+}
+
+/// The chain of causes on one line; a cause that the message above it already quotes is not said twice.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
 }

@@ -10,7 +10,7 @@ use support::{Assets, belt_recipe, copy_folder, fail_with, find, flip_byte, insp
 use tempfile::TempDir;
 
 fn good_image() -> PathBuf {
-    samples().join("plate/test/good/00.jpg")
+    samples().join("plate/test/good/000.jpg")
 }
 
 /// Inspect `bytes` as `name` beside a good image: HOLD for this reason, and the good one is inspected all the same.
@@ -142,7 +142,7 @@ fn an_index_of_another_dimension_is_refused() {
     copy_folder(&assets.index(), &index);
     let manifest = find(&index, "manifest.json").remove(0);
     let text = fs::read_to_string(&manifest).unwrap();
-    let changed = text.replace("\"dimension\": 1280", "\"dimension\": 256");
+    let changed = text.replace("\"dim\": 1280", "\"dim\": 256");
     assert_ne!(text, changed, "{text}");
     fs::write(&manifest, changed).unwrap();
     let recipe = belt_recipe(folder.path(), &index, "");

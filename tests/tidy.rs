@@ -32,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("quality", &["types", "limits"]),
     ("decide", &["types", "config", "locate", "limits"]),
     ("overlay", &["types", "limits"]),
-    ("capture", &["types", "limits", "clock"]),
+    ("capture", &["types", "limits", "clock", "shutdown"]),
     ("inference", &["types", "limits", "clock"]),
     ("locate", &["types", "limits", "inference"]),
     ("matching", &["types", "limits", "clock"]),
@@ -43,7 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ledger", &["types", "limits", "clock", "observe"]),
     ("uplink", &["types", "limits", "clock", "shutdown", "ledger", "observe"]),
     ("observe", &["types", "limits", "clock"]),
-    ("dashboard", &["types", "limits", "clock", "shutdown", "observe"]),
+    ("dashboard", &["types", "limits", "clock", "shutdown", "notify", "observe"]),
 ];
 
 fn root() -> PathBuf {
@@ -72,7 +72,7 @@ fn sources() -> Vec<(String, String)> {
 
 /// Code without comments, and without the unit tests at its end.
 fn code(text: &str) -> String {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 

@@ -14,10 +14,10 @@ mod signals;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.
 #[derive(Debug, thiserror::Error)]
-#[error("{source:#}")]
+#[error("{reason:#}")]
 pub struct Failure {
     pub exit_code: u8,
-    pub source: anyhow::Error,
+    pub reason: anyhow::Error,
 }
 
 /// The configuration or a recipe is wrong (`EX_CONFIG`).
@@ -27,12 +27,12 @@ pub const EXIT_USAGE: u8 = 64;
 
 impl Failure {
     #[must_use]
-    pub fn config(source: anyhow::Error) -> Self {
-        Self { exit_code: EXIT_CONFIG, source }
+    pub fn config(reason: anyhow::Error) -> Self {
+        Self { exit_code: EXIT_CONFIG, reason }
     }
 
     #[must_use]
-    pub fn usage(source: anyhow::Error) -> Self {
-        Self { exit_code: EXIT_USAGE, source }
+    pub fn usage(reason: anyhow::Error) -> Self {
+        Self { exit_code: EXIT_USAGE, reason }
     }
 }
