@@ -6,7 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Assets, belt_recipe, copy_folder, fail_with, find, flip_byte, inspect, loupe, plate_recipe, root, samples, succeed, text};
+use support::{
+    Assets, belt_recipe, copy_folder, fail_with, find, flip_byte, inspect, loupe, plate_recipe, root, samples, succeed,
+    text,
+};
 use tempfile::TempDir;
 
 fn good_image() -> PathBuf {
@@ -50,7 +53,8 @@ fn a_video_with_a_broken_tail_ends_in_a_hold() {
     let bytes = fs::read(samples().join("belt/belt.mp4")).unwrap();
     let clip = folder.path().join("cut.mp4");
     fs::write(&clip, &bytes[..bytes.len() / 2]).unwrap();
-    let recipe = belt_recipe(folder.path(), &assets.index(), "[rules]\nwhen_empty = \"ignore\"\nat_edge = \"ignore\"\n");
+    let recipe =
+        belt_recipe(folder.path(), &assets.index(), "[rules]\nwhen_empty = \"ignore\"\nat_edge = \"ignore\"\n");
     let lines = inspect(&recipe, &folder.path().join("state"), &[clip]);
     assert!(lines.len() > 20, "{} lines", lines.len());
     let last = lines.last().unwrap();
@@ -69,7 +73,8 @@ fn a_config_with_five_errors_reports_all_five_with_key_paths() {
     )
     .unwrap();
     let said = fail_with(loupe().args(["check", "--config"]).arg(&config), 78);
-    for key_path in ["site.code", "runtime.workers", "dashboard.port", "telemetry.gpu_interval_s", "stations[0].recipe"] {
+    for key_path in ["site.code", "runtime.workers", "dashboard.port", "telemetry.gpu_interval_s", "stations[0].recipe"]
+    {
         assert!(said.contains(key_path), "{key_path} is not reported:\n{said}");
     }
     assert!(said.contains("5 faults") && said.contains("line 4"), "{said}");
@@ -128,7 +133,13 @@ fn a_flipped_byte_in_l2_is_refused() {
     fail_with(loupe().args(["index", "verify", "--index"]).arg(&index), 1);
     let recipe = belt_recipe(folder.path(), &index, "");
     let said = fail_with(
-        loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("state")).arg(good_image()),
+        loupe()
+            .arg("inspect")
+            .arg("--recipe")
+            .arg(&recipe)
+            .arg("--state")
+            .arg(folder.path().join("state"))
+            .arg(good_image()),
         1,
     );
     assert!(said.contains("l2.faiss"), "{said}");
@@ -147,7 +158,13 @@ fn an_index_of_another_dimension_is_refused() {
     fs::write(&manifest, changed).unwrap();
     let recipe = belt_recipe(folder.path(), &index, "");
     let said = fail_with(
-        loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("state")).arg(good_image()),
+        loupe()
+            .arg("inspect")
+            .arg("--recipe")
+            .arg(&recipe)
+            .arg("--state")
+            .arg(folder.path().join("state"))
+            .arg(good_image()),
         1,
     );
     assert!(said.contains("index"), "{said}");
@@ -174,7 +191,13 @@ fn an_index_of_another_model_is_refused() {
     )
     .unwrap();
     let said = fail_with(
-        loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("state")).arg(good_image()),
+        loupe()
+            .arg("inspect")
+            .arg("--recipe")
+            .arg(&recipe)
+            .arg("--state")
+            .arg(folder.path().join("state"))
+            .arg(good_image()),
         1,
     );
     assert!(said.contains(&old[..12]) && said.contains(&digest[..12]), "{said}");
@@ -203,10 +226,13 @@ fn a_missing_runtime_library_says_how_to_get_it() {
 fn without_a_gpu_a_required_provider_is_refused_and_a_wished_one_holds() {
     let assets = Assets::get();
     let folder = TempDir::new().unwrap();
-    let providers = |more: &str| format!("[anomaly.providers]\norder = [{{ provider = \"cuda\" }}, {{ provider = \"cpu\" }}]\n{more}");
+    let providers = |more: &str| {
+        format!("[anomaly.providers]\norder = [{{ provider = \"cuda\" }}, {{ provider = \"cpu\" }}]\n{more}")
+    };
     let recipe = plate_recipe(folder.path(), &assets.bank(), &providers("require = true\n"));
     let state = folder.path().join("state");
-    let said = fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()), 1);
+    let said =
+        fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()), 1);
     assert!(said.contains("cuda"), "{said}");
 
     let recipe = plate_recipe(folder.path(), &assets.bank(), &providers(""));
@@ -239,20 +265,34 @@ fn a_full_disk_holds_and_loses_nothing_that_was_committed() {
         return;
     }
     let recipe = plate_recipe(folder.path(), &assets.bank(), "");
-    let images: Vec<PathBuf> = (0..6).flat_map(|_| ["scratch", "stain", "crack"].map(|kind| samples().join(format!("plate/test/{kind}/00.jpg")))).collect();
-    let output = loupe().arg("inspect").arg("--json").args(["--artifacts", "all", "--recipe"]).arg(&recipe).arg("--state").arg(&state).args(&images).output().unwrap();
+    let images: Vec<PathBuf> = (0..6)
+        .flat_map(|_| ["scratch", "stain", "crack"].map(|kind| samples().join(format!("plate/test/{kind}/00.jpg"))))
+        .collect();
+    let output = loupe()
+        .arg("inspect")
+        .arg("--json")
+        .args(["--artifacts", "all", "--recipe"])
+        .arg(&recipe)
+        .arg("--state")
+        .arg(&state)
+        .args(&images)
+        .output()
+        .unwrap();
     let said = text(&output.stderr);
-    let lines: Vec<serde_json::Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let verify = loupe().args(["outbox", "status", "--json", "--state"]).arg(&state).output().unwrap();
     assert!(Command::new("umount").arg(&state).status().unwrap().success());
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(!said.contains("panicked"), "{said}");
     assert_eq!(lines.len(), images.len());
-    let is_unstored = |line: &&serde_json::Value| line["reasons"].as_array().unwrap().contains(&"ledger.unavailable".into());
+    let is_unstored =
+        |line: &&serde_json::Value| line["reasons"].as_array().unwrap().contains(&"ledger.unavailable".into());
     let unstored = lines.iter().filter(is_unstored).count();
     assert!(unstored > 0 && unstored < lines.len(), "{unstored} of {} were not stored", lines.len());
     assert!(lines.iter().filter(is_unstored).all(|line| line["verdict"] == "hold"));
-    let status: serde_json::Value = serde_json::from_slice(&verify.stdout).unwrap_or_else(|_| panic!("{}", text(&verify.stderr)));
+    let status: serde_json::Value =
+        serde_json::from_slice(&verify.stdout).unwrap_or_else(|_| panic!("{}", text(&verify.stderr)));
     assert_eq!(status["committed"], lines.len() - unstored, "{status}");
 }
 
@@ -264,7 +304,10 @@ fn a_path_that_is_not_there_and_a_folder_without_images_are_named() {
     let state = folder.path().join("state");
     for path in [folder.path().join("gone.jpg"), folder.path().join("state")] {
         fs::create_dir_all(&state).unwrap();
-        let said = fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("s")).arg(&path), 1);
+        let said = fail_with(
+            loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("s")).arg(&path),
+            1,
+        );
         assert!(said.contains(path.to_str().unwrap()), "{said}");
     }
 }
@@ -276,7 +319,8 @@ fn a_second_process_on_the_same_state_is_refused() {
     let ledger = loupe::ledger::Ledger::open(&state, loupe::clock::Clock::system()).unwrap();
     let assets = Assets::get();
     let recipe = plate_recipe(folder.path(), &assets.bank(), "");
-    let said = fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()), 1);
+    let said =
+        fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()), 1);
     assert!(said.contains("in use") || said.contains("another"), "{said}");
     ledger.close().unwrap();
     succeed(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()));

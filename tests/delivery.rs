@@ -60,7 +60,17 @@ fn wait_for_commits(state: &Path, count: u64) {
 fn provision(postgres: &Postgres) -> (String, String) {
     let admin = postgres.dsn();
     succeed(loupe().args(["db", "migrate", "--dsn", &admin]));
-    let output = succeed(loupe().args(["db", "provision-site", "--json", "--code", "plant-07", "--name", "Plant 7", "--dsn", &admin]));
+    let output = succeed(loupe().args([
+        "db",
+        "provision-site",
+        "--json",
+        "--code",
+        "plant-07",
+        "--name",
+        "Plant 7",
+        "--dsn",
+        &admin,
+    ]));
     let site: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     (site["site_id"].as_str().unwrap().to_owned(), site["dsn"].as_str().unwrap().to_owned())
 }
@@ -117,7 +127,8 @@ fn draining_twice_changes_nothing() {
     let state = folder.path().join("state");
     let recipe = plate_recipe(folder.path(), &Assets::get().bank(), "");
     inspect(&recipe, &state, &[samples().join("plate/test/crack")]);
-    let drain = || succeed(loupe().args(["outbox", "drain", "--dsn", &dsn, "--site-id", &site_id, "--state"]).arg(&state));
+    let drain =
+        || succeed(loupe().args(["outbox", "drain", "--dsn", &dsn, "--site-id", &site_id, "--state"]).arg(&state));
     drain();
     let rows = delivered(&postgres);
     assert!(!rows.is_empty());
@@ -134,9 +145,17 @@ fn every_decision_can_be_recomputed() {
     let folder = TempDir::new().unwrap();
     let state = folder.path().join("state");
     let plate = plate_recipe(folder.path(), &assets.bank(), "");
-    let belt = support::belt_recipe(folder.path(), &assets.index(), "[rules]\nwhen_empty = \"ignore\"\nat_edge = \"ignore\"\n");
+    let belt = support::belt_recipe(
+        folder.path(),
+        &assets.index(),
+        "[rules]\nwhen_empty = \"ignore\"\nat_edge = \"ignore\"\n",
+    );
     fs::write(folder.path().join("cut.jpg"), b"\xff\xd8\xff").unwrap();
-    inspect(&plate, &state, &[samples().join("plate/test/good"), samples().join("plate/test/stain"), folder.path().join("cut.jpg")]);
+    inspect(
+        &plate,
+        &state,
+        &[samples().join("plate/test/good"), samples().join("plate/test/stain"), folder.path().join("cut.jpg")],
+    );
     inspect(&belt, &state, &[samples().join("belt/belt.mp4")]);
 
     let reader = LedgerReader::open(&state).unwrap();
@@ -149,7 +168,12 @@ fn every_decision_can_be_recomputed() {
         let recipe = Recipe::parse(&folder.path().join("recipe.toml"), body).unwrap();
         let again = decide(&Evidence::of(inspection), loupe::pipeline::criteria(&recipe));
         let Decision::Decided { verdict, reasons, items } = again else { panic!("{} is now ignored", inspection.code) };
-        assert_eq!((verdict, &reasons, &items), (inspection.verdict, &inspection.reasons, &inspection.items), "{}", inspection.code);
+        assert_eq!(
+            (verdict, &reasons, &items),
+            (inspection.verdict, &inspection.reasons, &inspection.items),
+            "{}",
+            inspection.code
+        );
         verdicts.insert(verdict);
     }
     assert_eq!(verdicts.len(), 3, "the samples give every verdict: {verdicts:?}");

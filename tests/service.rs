@@ -135,6 +135,10 @@ fn counters_balance() {
     assert!(metrics.contains("loupe_"), "{metrics}");
     daemon.terminate();
     assert!(daemon.child.wait().unwrap().success());
-    let verified = loupe().args(["outbox", "verify", "--json", "--state"]).arg(daemon.folder.path().join("state")).output().unwrap();
+    let verified = loupe()
+        .args(["outbox", "verify", "--json", "--state"])
+        .arg(daemon.folder.path().join("state"))
+        .output()
+        .unwrap();
     assert!(verified.status.success(), "{}{}", text(&verified.stdout), text(&verified.stderr));
 }

@@ -23,7 +23,8 @@ fn analyze(args: &[&str]) -> Option<String> {
 #[test]
 fn the_unit_is_hardened() {
     let Some(said) = analyze(&["security", "--offline=true", "--no-pager"]) else { return };
-    let exposure = said.split("exposure level for loupe.service:").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let exposure =
+        said.split("exposure level for loupe.service:").nth(1).and_then(|rest| rest.split_whitespace().next());
     let exposure: f32 = exposure.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{said}"));
     assert!(exposure <= EXPOSURE_MAX, "exposure {exposure}:\n{said}");
 }
@@ -32,6 +33,7 @@ fn the_unit_is_hardened() {
 fn the_unit_parses() {
     let Some(said) = analyze(&["verify"]) else { return };
     // The program is installed by `make install`, not here.
-    let faults: Vec<&str> = said.lines().filter(|line| line.contains("loupe.service") && !line.contains("is not executable")).collect();
+    let faults: Vec<&str> =
+        said.lines().filter(|line| line.contains("loupe.service") && !line.contains("is not executable")).collect();
     assert!(faults.is_empty(), "{faults:?}");
 }

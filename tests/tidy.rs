@@ -105,7 +105,9 @@ fn pure_rooms_do_no_io() {
         if path == "src/types/digest.rs" || !PURE_ROOMS.iter().any(|room| path.starts_with(room)) {
             continue;
         }
-        faults.extend(IMPURE.iter().filter(|word| code(&text).contains(**word)).map(|word| format!("{path} uses {word}")));
+        faults.extend(
+            IMPURE.iter().filter(|word| code(&text).contains(**word)).map(|word| format!("{path} uses {word}")),
+        );
     }
     check(faults);
 }
@@ -116,7 +118,10 @@ fn dependencies_point_inward() {
     for (path, text) in sources() {
         let room = path.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default().to_owned();
         let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == room) else {
-            assert!(["main", "lib", "cmd", "pipeline"].contains(&room.as_str()), "{path}: give room {room} its imports");
+            assert!(
+                ["main", "lib", "cmd", "pipeline"].contains(&room.as_str()),
+                "{path}: give room {room} its imports"
+            );
             continue;
         };
         for (at, _) in code(&text).match_indices("crate::") {
@@ -133,7 +138,13 @@ fn dependencies_point_inward() {
 #[test]
 fn files_hold_one_noun() {
     let too_long = |text: &str| text.lines().count() > LINES_MAX;
-    check(sources().iter().filter(|(_, text)| too_long(text)).map(|(path, _)| format!("{path} has over {LINES_MAX} lines")).collect());
+    check(
+        sources()
+            .iter()
+            .filter(|(_, text)| too_long(text))
+            .map(|(path, _)| format!("{path} has over {LINES_MAX} lines"))
+            .collect(),
+    );
 }
 
 #[test]
@@ -144,7 +155,9 @@ fn lints_are_expected_with_a_reason_not_allowed() {
             faults.push(format!("{path}: {}", line.trim()));
         }
         let markers = [["TO", "DO"], ["FIX", "ME"], ["XX", "X:"]].map(|halves| halves.concat());
-        faults.extend(markers.iter().filter(|marker| text.contains(*marker)).map(|marker| format!("{path} says {marker}")));
+        faults.extend(
+            markers.iter().filter(|marker| text.contains(*marker)).map(|marker| format!("{path} says {marker}")),
+        );
     }
     check(faults);
 }
@@ -154,9 +167,20 @@ fn the_map_shows_what_is_there() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let mut faults = Vec::new();
     for word in map.split(|c: char| c.is_whitespace() || "`(),;".contains(c)) {
-        let is_path = ["src/", "tests/", "docs/", "config/", "systemd/", "migrations/", "benches/", "models/", "scripts/", "samples/"]
-            .iter()
-            .any(|prefix| word.starts_with(prefix));
+        let is_path = [
+            "src/",
+            "tests/",
+            "docs/",
+            "config/",
+            "systemd/",
+            "migrations/",
+            "benches/",
+            "models/",
+            "scripts/",
+            "samples/",
+        ]
+        .iter()
+        .any(|prefix| word.starts_with(prefix));
         if is_path && !word.contains('*') && !root().join(word.trim_end_matches(['.', ':'])).exists() {
             faults.push(format!("ARCHITECTURE.md names {word}, which is not there"));
         }
@@ -165,7 +189,12 @@ fn the_map_shows_what_is_there() {
         .iter()
         .filter_map(|(path, _)| path.strip_prefix("src/")?.split_once('/').map(|(room, _)| room.to_owned()))
         .collect();
-    faults.extend(rooms.iter().filter(|room| !map.contains(&format!("src/{room}/"))).map(|room| format!("ARCHITECTURE.md lacks src/{room}/")));
+    faults.extend(
+        rooms
+            .iter()
+            .filter(|room| !map.contains(&format!("src/{room}/")))
+            .map(|room| format!("ARCHITECTURE.md lacks src/{room}/")),
+    );
     check(faults);
 }
 

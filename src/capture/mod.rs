@@ -16,8 +16,8 @@ mod source;
 mod video;
 mod watch;
 
-pub use container::sniff;
 pub use codec::{check_image, decode_image, encode_jpeg, encode_png, read_bytes, read_image, resize_to_width};
+pub use container::sniff;
 pub use error::CaptureError;
 pub use source::{
     CapturedFrame, FrameSource, PICTURE_EXTENSIONS, Payload, SourceKind, SourceSpec, VIDEO_EXTENSIONS, open_source,

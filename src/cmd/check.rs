@@ -123,7 +123,9 @@ fn check_gpu(findings: &mut Findings) {
 fn check_state_dir(state_dir: &Path, findings: &mut Findings) {
     let what = "state folder";
     let probe = state_dir.join(".loupe-check");
-    let written = std::fs::create_dir_all(state_dir).and_then(|()| std::fs::write(&probe, b"")).and_then(|()| std::fs::remove_file(&probe));
+    let written = std::fs::create_dir_all(state_dir)
+        .and_then(|()| std::fs::write(&probe, b""))
+        .and_then(|()| std::fs::remove_file(&probe));
     if let Err(error) = written {
         findings.add(Level::Fail, what, format!("{} cannot be written: {error}", state_dir.display()));
         return;
@@ -133,7 +135,9 @@ fn check_state_dir(state_dir: &Path, findings: &mut Findings) {
             findings.add(Level::Warn, what, format!("{} has only {} MiB free", state_dir.display(), free >> 20));
         }
         Ok(free) => findings.add(Level::Ok, what, format!("{} ({} GiB free)", state_dir.display(), free >> 30)),
-        Err(error) => findings.add(Level::Warn, what, format!("{}: free space is unknown: {error}", state_dir.display())),
+        Err(error) => {
+            findings.add(Level::Warn, what, format!("{}: free space is unknown: {error}", state_dir.display()))
+        }
     }
 }
 
@@ -153,10 +157,16 @@ fn check_station(station: &StationConfig, runtime: Option<&Arc<Runtime>>, findin
     match Engines::open(runtime, &station.recipe, index) {
         Err(error) => findings.add(Level::Fail, &what, error.to_string()),
         Ok(engines) => {
-            let providers: Vec<String> = engines.providers.iter().map(|(stage, provider)| format!("{stage} on {provider}")).collect();
-            let detail = format!("recipe {} ({}): {}", station.recipe.name, station.recipe.sha256.short(), providers.join(", "));
+            let providers: Vec<String> =
+                engines.providers.iter().map(|(stage, provider)| format!("{stage} on {provider}")).collect();
+            let detail =
+                format!("recipe {} ({}): {}", station.recipe.name, station.recipe.sha256.short(), providers.join(", "));
             if engines.is_fallback {
-                findings.add(Level::Warn, &what, format!("{detail}; this is not the first choice: every verdict will be HOLD"));
+                findings.add(
+                    Level::Warn,
+                    &what,
+                    format!("{detail}; this is not the first choice: every verdict will be HOLD"),
+                );
             } else {
                 findings.add(Level::Ok, &what, detail);
             }

@@ -15,7 +15,13 @@ const SOURCE_CHARS_MAX: usize = 44;
 impl fmt::Display for InspectionLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inspection = self.0;
-        write!(f, "{} {:17} {:44}", paint(inspection.verdict), inspection.code, tail(&inspection.source, SOURCE_CHARS_MAX))?;
+        write!(
+            f,
+            "{} {:17} {:44}",
+            paint(inspection.verdict),
+            inspection.code,
+            tail(&inspection.source, SOURCE_CHARS_MAX)
+        )?;
         if let Some(anomaly) = &inspection.anomaly {
             write!(f, " anomaly {:.3}/{:.2}", anomaly.score, anomaly.threshold)?;
         } else {
@@ -81,6 +87,9 @@ mod tests {
 
     #[test]
     fn the_tally_counts_what_was_not_inspected() {
-        assert_eq!(tally(&[(Verdict::Pass, 2), (Verdict::Fail, 0)], 3), "2 inspected: 2 pass, 0 fail; 3 frames with nothing to inspect");
+        assert_eq!(
+            tally(&[(Verdict::Pass, 2), (Verdict::Fail, 0)], 3),
+            "2 inspected: 2 pass, 0 fail; 3 frames with nothing to inspect"
+        );
     }
 }

@@ -295,7 +295,10 @@ impl Summary {
     }
 
     fn print(&self) {
-        println!("\n{:10} {:>9} {:>6} {:>6} {:>6} {:>8} {:>9}", "station", "inspected", "PASS", "FAIL", "HOLD", "nothing", "ms each");
+        println!(
+            "\n{:10} {:>9} {:>6} {:>6} {:>6} {:>8} {:>9}",
+            "station", "inspected", "PASS", "FAIL", "HOLD", "nothing", "ms each"
+        );
         for (station, tally) in &self.stations {
             let each_ms = tally.total_ms / (tally.inspected.max(1) as f64);
             println!(
@@ -304,8 +307,12 @@ impl Summary {
             );
         }
         let PlateTally { good, good_passed, defective, defective_passed, defective_failed } = &self.plates;
-        println!("\nplates: {good_passed} of {good} good ones passed; of {defective} defective ones {defective_failed} failed and {defective_passed} passed");
+        println!(
+            "\nplates: {good_passed} of {good} good ones passed; of {defective} defective ones {defective_failed} failed and {defective_passed} passed"
+        );
         let BeltTally { items, named_right, named_wrong, in_doubt } = &self.belt;
-        println!("belt:   {items} items seen; {named_right} named right, {named_wrong} named wrong, {in_doubt} held for a person");
+        println!(
+            "belt:   {items} items seen; {named_right} named right, {named_wrong} named wrong, {in_doubt} held for a person"
+        );
     }
 }

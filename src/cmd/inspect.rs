@@ -84,14 +84,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let ledger = Ledger::open(&args.state, clock.clone())
         .with_context(|| format!("state folder {} (choose another with --state)", args.state.display()))?;
     let progress = Progress::default();
-    let shared = Shared {
-        runtime,
-        ledger: ledger.clone(),
-        clock,
-        shutdown,
-        progress: progress.clone(),
-        workers: args.workers,
-    };
+    let shared =
+        Shared { runtime, ledger: ledger.clone(), clock, shutdown, progress: progress.clone(), workers: args.workers };
     let input = StationInput {
         name: "inspect".to_owned(),
         recipe,
@@ -122,7 +116,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             counters.committed,
         );
     }
-    anyhow::ensure!(totals.unstored == 0, "{} inspections could not be stored: see the messages above", totals.unstored);
+    anyhow::ensure!(
+        totals.unstored == 0,
+        "{} inspections could not be stored: see the messages above",
+        totals.unstored
+    );
     Ok(())
 }
 

@@ -205,7 +205,10 @@ impl RawConfig {
             site_name: if self.site.name.is_empty() { self.site.code.clone() } else { self.site.name },
             site_code: self.site.code,
             site_id: self.site.id,
-            storage: StorageConfig { state_dir: state_dir(self.storage.state_dir, folder), artifacts: self.storage.artifacts },
+            storage: StorageConfig {
+                state_dir: state_dir(self.storage.state_dir, folder),
+                artifacts: self.storage.artifacts,
+            },
             onnxruntime: self.runtime.onnxruntime.map(|path| folder.join(path)),
             workers: self.runtime.workers,
             dashboard: self.dashboard.map(|raw| DashboardConfig {
@@ -229,13 +232,15 @@ impl RawUplink {
             }
             (Some(dsn), None) => return Some(UplinkConfig { dsn }),
             (None, Some(file)) => folder.join(file),
-            (None, None) => match credential.filter(|path| path.exists()) {
-                Some(path) => path,
-                None => {
-                    document.fault("uplink.dsn_file", "is missing: name a file that holds the PostgreSQL DSN, or pass the systemd credential `dsn`");
-                    return None;
+            (None, None) => {
+                match credential.filter(|path| path.exists()) {
+                    Some(path) => path,
+                    None => {
+                        document.fault("uplink.dsn_file", "is missing: name a file that holds the PostgreSQL DSN, or pass the systemd credential `dsn`");
+                        return None;
+                    }
                 }
-            },
+            }
         };
         match std::fs::read_to_string(&file) {
             Ok(text) if !text.trim().is_empty() => Some(UplinkConfig { dsn: Secret::new(text.trim()) }),

@@ -381,13 +381,7 @@ fn validate_providers(
     }
 }
 
-fn path_or_fault(
-    path: Option<PathBuf>,
-    key_path: &str,
-    what: &str,
-    document: &mut Document,
-    folder: &Path,
-) -> PathBuf {
+fn path_or_fault(path: Option<PathBuf>, key_path: &str, what: &str, document: &mut Document, folder: &Path) -> PathBuf {
     match path {
         Some(path) => folder.join(path),
         None => {

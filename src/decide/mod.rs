@@ -51,7 +51,11 @@ pub struct Criteria<'a> {
 /// What was decided.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    Decided { verdict: Verdict, reasons: Vec<Reason>, items: Vec<Item> },
+    Decided {
+        verdict: Verdict,
+        reasons: Vec<Reason>,
+        items: Vec<Item>,
+    },
     /// Nothing to inspect in this frame of a stream; counted as refused.
     Ignored(Reason),
 }

@@ -1,6 +1,8 @@
 use super::{Criteria, Decision, Evidence, ItemEvidence, decide};
 use crate::config::{AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, StageProviders, UnknownPartRule};
-use crate::types::{AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, Reason, Tier, Verdict};
+use crate::types::{
+    AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, Reason, Tier, Verdict,
+};
 
 fn quality(issues: Vec<Reason>) -> FrameQuality {
     FrameQuality {
@@ -183,7 +185,10 @@ fn an_empty_still_holds_and_an_empty_stream_frame_may_be_ignored() {
     let criteria = Criteria { rules: &rules, matching: Some(&matching), anomaly: None, has_detector: false };
     assert_eq!(decide(&stream, criteria), Decision::Ignored(Reason::NothingFound));
     stream.quality = Some(quality(vec![Reason::FrameDark]));
-    assert!(matches!(decide(&stream, criteria), Decision::Decided { verdict: Verdict::Hold, .. }), "a dark belt is not an empty one");
+    assert!(
+        matches!(decide(&stream, criteria), Decision::Decided { verdict: Verdict::Hold, .. }),
+        "a dark belt is not an empty one"
+    );
 }
 
 #[test]

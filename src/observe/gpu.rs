@@ -11,7 +11,6 @@ use nvml_wrapper::error::{Bits, NvmlError};
 
 use crate::types::GpuStat;
 
-
 /// Why GPUs cannot be sampled.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {

@@ -27,7 +27,11 @@ pub struct Material<'a> {
 ///
 /// # Errors
 /// When a picture cannot be encoded.
-pub fn make(policy: ArtifactPolicy, inspection: &Inspection, material: Material<'_>) -> Result<Vec<NewArtifact>, CaptureError> {
+pub fn make(
+    policy: ArtifactPolicy,
+    inspection: &Inspection,
+    material: Material<'_>,
+) -> Result<Vec<NewArtifact>, CaptureError> {
     let is_exception = inspection.verdict != Verdict::Pass;
     let mut artifacts = Vec::new();
     if policy == ArtifactPolicy::None {
@@ -36,7 +40,11 @@ pub fn make(policy: ArtifactPolicy, inspection: &Inspection, material: Material<
     let thumbnail = capture::resize_to_width(material.image, THUMBNAIL_WIDTH_PX)?;
     artifacts.push(jpeg(ArtifactKind::Thumbnail, &thumbnail, PICTURE_QUALITY)?);
     if is_exception || policy == ArtifactPolicy::All {
-        artifacts.push(jpeg(ArtifactKind::Overlay, &overlay::draw_inspection(material.image, inspection), PICTURE_QUALITY)?);
+        artifacts.push(jpeg(
+            ArtifactKind::Overlay,
+            &overlay::draw_inspection(material.image, inspection),
+            PICTURE_QUALITY,
+        )?);
         if let (Some(map), Some(anomaly)) = (material.map, &inspection.anomaly) {
             let high = (2.0 * anomaly.pixel_threshold_raw).max(f32::MIN_POSITIVE);
             let heat = overlay::draw_heatmap(material.image, &map.data, map.width, map.height, 0.0, high);

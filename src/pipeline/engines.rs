@@ -68,7 +68,13 @@ impl Engines {
         index: Option<Arc<PartIndex>>,
     ) -> Result<Engines, EngineError> {
         let mut engines = Engines {
-            reference: recipe.quality.reference.as_deref().map(capture::read_image).transpose()?.map(|i| Reference::new(&i)),
+            reference: recipe
+                .quality
+                .reference
+                .as_deref()
+                .map(capture::read_image)
+                .transpose()?
+                .map(|i| Reference::new(&i)),
             locator: Locator::Whole,
             matcher: None,
             surface: None,
@@ -80,7 +86,8 @@ impl Engines {
             LocateStage::Whole => {}
             LocateStage::Blob(options) => engines.locator = Locator::Blob(BlobLocator::new(options.clone())),
             LocateStage::Yolox { model, options, providers } => {
-                let manifest = ModelManifest::load(model).map_err(|source| EngineError::Inference { stage: "locate", source })?;
+                let manifest =
+                    ModelManifest::load(model).map_err(|source| EngineError::Inference { stage: "locate", source })?;
                 let locator = YoloxLocator::open(runtime, &manifest, &providers.plan, options.clone())?;
                 engines.note("locate", manifest.sha256(), locator.provider(), locator.is_fallback(), providers);
                 engines.locator = Locator::Yolox(Box::new(locator));
@@ -96,7 +103,13 @@ impl Engines {
         }
         if let Some(stage) = &recipe.anomaly {
             let surface = PatchCore::open(&stage.bank, runtime, &stage.models, &stage.providers.plan)?;
-            engines.note("anomaly", surface.model_sha256(), surface.provider(), surface.is_fallback(), &stage.providers);
+            engines.note(
+                "anomaly",
+                surface.model_sha256(),
+                surface.provider(),
+                surface.is_fallback(),
+                &stage.providers,
+            );
             engines.surface = Some(surface);
         }
         Ok(engines)

@@ -180,7 +180,9 @@ impl Pipeline {
         let mut capture = Vec::with_capacity(inputs.len());
         for (station_index, input) in inputs.into_iter().enumerate() {
             let (shared, jobs) = (shared.clone(), job_sender.clone());
-            capture.push(spawn(format!("capture-{}", input.name), move || run_capture(station_index, input, &shared, &jobs))?);
+            capture.push(spawn(format!("capture-{}", input.name), move || {
+                run_capture(station_index, input, &shared, &jobs)
+            })?);
         }
         Ok(Pipeline { capture, workers: worker_threads, publisher, stations: statuses })
     }
@@ -228,7 +230,10 @@ fn open_engines(
         }
         let Some(engines) = sets.first().and_then(|set| set.last()) else { continue };
         if engines.is_fallback {
-            warn!(station = input.name, "a model does not run on its first choice of provider: every verdict is HOLD until it does");
+            warn!(
+                station = input.name,
+                "a model does not run on its first choice of provider: every verdict is HOLD until it does"
+            );
         }
         let provenance = engines.provenance(&input.recipe, software_sha256);
         stations.push(Station {
@@ -307,7 +312,11 @@ impl Worker {
             let clock = &self.shared.clock;
             let product = catch_unwind(AssertUnwindSafe(|| worker::inspect(station, engines, history, clock, job)));
             let session_us = ((engines.session_ms() - session_ms_before) * 1_000.0).max(0.0);
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds of one frame, ≥ 0")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "microseconds of one frame, ≥ 0"
+            )]
             self.shared.progress.0.session_us.fetch_add(session_us as u64, Ordering::Relaxed);
             let step = publish::submit(&self.shared.ledger, product.ok(), arrived);
             if self.products.send(Produced { station_index, position, source, step }).is_err() {

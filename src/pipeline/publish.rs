@@ -34,9 +34,16 @@ pub(super) struct Produced {
 
 /// How far a frame came in its worker.
 pub(super) enum Step {
-    Submitted { pending: Pending, inspection: Box<Inspection>, watch: Stopwatch },
+    Submitted {
+        pending: Pending,
+        inspection: Box<Inspection>,
+        watch: Stopwatch,
+    },
     Refused(Reason),
-    NotSubmitted { inspection: Box<Inspection>, message: String },
+    NotSubmitted {
+        inspection: Box<Inspection>,
+        message: String,
+    },
     /// The worker's code failed on this frame.
     Crashed,
 }
@@ -121,7 +128,12 @@ fn refuse(ledger: &Ledger, station: &Station, source: String, reason: Reason) ->
 }
 
 fn unstored(ledger: &Ledger, mut inspection: Inspection, message: String) -> Outcome {
-    error!(station = inspection.station, source = inspection.source, error = message, "inspection held: it could not be stored");
+    error!(
+        station = inspection.station,
+        source = inspection.source,
+        error = message,
+        "inspection held: it could not be stored"
+    );
     inspection.verdict = Verdict::Hold;
     if !inspection.reasons.contains(&Reason::LedgerUnavailable) {
         inspection.reasons.insert(0, Reason::LedgerUnavailable);

@@ -228,7 +228,8 @@ fn identify(
     }
     let watch = Stopwatch::start();
     let embedding = &matcher.index.manifest().embedding;
-    let crop_of = |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
+    let crop_of =
+        |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
     let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
     let embeddings = match matcher.model.embed(&crops, embedding.input_px) {
         Ok(embeddings) => embeddings,
@@ -277,7 +278,10 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
 fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: Option<&ScoreMap>) -> Vec<NewArtifact> {
     let Some(image) = &decoded.image else {
         // What cannot be decoded is kept as it came, so that a person can look into it.
-        return decoded.encoded.as_deref().map_or_else(Vec::new, |bytes| vec![artifacts::frame_bytes(inspection, bytes)]);
+        return decoded
+            .encoded
+            .as_deref()
+            .map_or_else(Vec::new, |bytes| vec![artifacts::frame_bytes(inspection, bytes)]);
     };
     let material = Material { image, encoded: decoded.encoded.as_deref(), map };
     artifacts::make(station.artifacts, inspection, material).unwrap_or_else(|error| {

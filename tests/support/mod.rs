@@ -118,7 +118,11 @@ pub fn plate_recipe(folder: &Path, bank: &Path, extra: &str) -> PathBuf {
     let models = root().join("models");
     fs::write(
         &path,
-        format!("name = \"plate\"\n[anomaly]\nbank = \"{}\"\nmodels = \"{}\"\n{extra}", bank.display(), models.display()),
+        format!(
+            "name = \"plate\"\n[anomaly]\nbank = \"{}\"\nmodels = \"{}\"\n{extra}",
+            bank.display(),
+            models.display()
+        ),
     )
     .unwrap();
     path
@@ -142,7 +146,8 @@ pub fn belt_recipe(folder: &Path, index: &Path, extra: &str) -> PathBuf {
 
 /// `loupe inspect --json` on `paths`: the lines it printed.
 pub fn inspect(recipe: &Path, state: &Path, paths: &[PathBuf]) -> Vec<serde_json::Value> {
-    let output = succeed(loupe().arg("inspect").arg("--json").arg("--recipe").arg(recipe).arg("--state").arg(state).args(paths));
+    let output =
+        succeed(loupe().arg("inspect").arg("--json").arg("--recipe").arg(recipe).arg("--state").arg(state).args(paths));
     text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
