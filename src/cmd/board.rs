@@ -35,13 +35,13 @@ struct State {
     uplink: Option<UplinkStatus>,
     /// Finished frames at the last refresh and the rate since the one before.
     finished: u64,
-    frames_per_second: f64,
+    frames_per_second: f32,
     /// Age of the oldest inspection not yet delivered, seconds.
     lag_s: f64,
 }
 
 /// Weight of the newest second in the shown frame rate: settles within about five seconds.
-const RATE_WEIGHT: f64 = 0.3;
+const RATE_WEIGHT: f32 = 0.3;
 
 impl Board {
     #[must_use]
@@ -117,7 +117,7 @@ impl Board {
         }
         let finished = self.0.progress.finished();
         let mut state = self.lock();
-        let rate = finished.saturating_sub(state.finished) as f64;
+        let rate = finished.saturating_sub(state.finished) as f32;
         state.frames_per_second += RATE_WEIGHT * (rate - state.frames_per_second);
         state.finished = finished;
         if let Some(uplink) = &state.uplink {
@@ -128,7 +128,7 @@ impl Board {
 
     /// Frames finished a second, smoothed.
     #[must_use]
-    pub fn frames_per_second(&self) -> f64 {
+    pub fn frames_per_second(&self) -> f32 {
         self.lock().frames_per_second
     }
 
@@ -145,7 +145,7 @@ impl Board {
             pending: state.counters.pending,
             uplink: state.uplink.as_ref().map(|status| view(&status.get(), state.lag_s)).unwrap_or_default(),
             providers: state.providers.clone(),
-            frames_per_second: state.frames_per_second,
+            frames_per_second: f64::from(state.frames_per_second),
             uptime: self.0.started.elapsed(),
         }
     }

@@ -141,13 +141,13 @@ fn plates(samples: &Path) -> anyhow::Result<String> {
     let folder = samples.join("plate").canonicalize()?;
     let files: Vec<String> = Split::load(samples)?.test.into_iter().map(|test| test.file).collect();
     // A stride that shares no factor with the count visits each file once, out of order.
-    let stride = (5..).step_by(2).find(|stride| files.len() % stride != 0 && is_prime(*stride)).unwrap_or(1);
+    let stride = (5..).step_by(2).find(|stride| !files.len().is_multiple_of(*stride) && is_prime(*stride)).unwrap_or(1);
     let mixed = (0..files.len()).map(|step| folder.join(&files[step * stride % files.len()]));
     Ok(mixed.map(|path| format!("{}\n", path.display())).collect())
 }
 
 fn is_prime(number: usize) -> bool {
-    number > 1 && (2..number).all(|divisor| number % divisor != 0)
+    number > 1 && (2..number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 #[derive(Debug, serde::Deserialize)]

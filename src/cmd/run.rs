@@ -242,9 +242,9 @@ fn start_telemetry(
         let mut second: u32 = 0;
         loop {
             board.refresh();
-            if let Some(sampler) = sampler.as_ref().filter(|_| second % gpu_interval_s == 0) {
+            if let Some(sampler) = sampler.as_ref().filter(|_| second.is_multiple_of(gpu_interval_s)) {
                 let mut samples = sampler.sample();
-                let inference_rate_hz = Some(board.frames_per_second() as f32);
+                let inference_rate_hz = Some(board.frames_per_second());
                 samples.iter_mut().for_each(|sample| sample.inference_rate_hz = inference_rate_hz);
                 board.metrics().set_gpus(&samples);
                 let recorded = ledger.record_gpu_stats(clock.now(), samples);

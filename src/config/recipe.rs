@@ -80,8 +80,8 @@ pub struct StageProviders {
 /// What the evidence must look like.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    pub items_min: u32,
-    pub items_max: u32,
+    pub items_min: usize,
+    pub items_max: usize,
     pub when_empty: EmptyRule,
     pub at_edge: EdgeRule,
     pub unknown_part: UnknownPartRule,
@@ -123,7 +123,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             items_min: 0,
-            items_max: crate::limits::ITEMS_PER_FRAME_MAX as u32,
+            items_max: crate::limits::ITEMS_PER_FRAME_MAX,
             when_empty: EmptyRule::Hold,
             at_edge: EdgeRule::Hold,
             unknown_part: UnknownPartRule::Hold,
@@ -204,8 +204,8 @@ struct RawProviders {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawRules {
-    items_min: Option<u32>,
-    items_max: Option<u32>,
+    items_min: Option<usize>,
+    items_max: Option<usize>,
     when_empty: EmptyRule,
     at_edge: EdgeRule,
     unknown_part: UnknownPartRule,

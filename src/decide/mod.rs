@@ -117,10 +117,10 @@ pub fn decide(evidence: &Evidence, criteria: Criteria<'_>) -> Decision {
     if items.is_empty() && doubts.is_empty() && evidence.is_stream && rules.when_empty == EmptyRule::Ignore {
         return Decision::Ignored(Reason::NothingFound);
     }
-    if items.is_empty() || items.len() < rules.items_min as usize {
+    if items.is_empty() || items.len() < rules.items_min {
         doubts.push(Reason::NothingFound);
     }
-    if items.len() > rules.items_max as usize {
+    if items.len() > rules.items_max {
         doubts.push(Reason::TooManyItems);
     }
 
@@ -191,9 +191,10 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
 
 /// Why a match cannot be accepted; a NaN is never acceptable.
 fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
-    if !(matched.similarity >= stage.accept_similarity) {
+    let reaches = |value: f32, least: f32| value >= least;
+    if !reaches(matched.similarity, stage.accept_similarity) {
         Some(Reason::SimilarityLow)
-    } else if !(matched.margin >= stage.accept_margin) {
+    } else if !reaches(matched.margin, stage.accept_margin) {
         Some(Reason::MarginSmall)
     } else {
         None

@@ -17,7 +17,7 @@ use crate::types::{Digest, Provider};
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("{stage} model: {source}")]
-    Inference { stage: &'static str, source: InferenceError },
+    Inference { stage: &'static str, source: Box<InferenceError> },
     #[error("part index: {0}")]
     Match(#[from] MatchError),
     #[error("anomaly bank: {0}")]
@@ -86,15 +86,15 @@ impl Engines {
             LocateStage::Whole => {}
             LocateStage::Blob(options) => engines.locator = Locator::Blob(BlobLocator::new(options.clone())),
             LocateStage::Yolox { model, options, providers } => {
-                let manifest =
-                    ModelManifest::load(model).map_err(|source| EngineError::Inference { stage: "locate", source })?;
+                let manifest = ModelManifest::load(model)
+                    .map_err(|source| EngineError::Inference { stage: "locate", source: Box::new(source) })?;
                 let locator = YoloxLocator::open(runtime, &manifest, &providers.plan, options.clone())?;
                 engines.note("locate", manifest.sha256(), locator.provider(), locator.is_fallback(), providers);
                 engines.locator = Locator::Yolox(Box::new(locator));
             }
         }
         if let (Some(stage), Some(index)) = (&recipe.matching, index) {
-            let of_embed = |source| EngineError::Inference { stage: "embed", source };
+            let of_embed = |source| EngineError::Inference { stage: "embed", source: Box::new(source) };
             let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
             let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
             index.require_model(model.embedding_dim(), manifest.sha256())?;

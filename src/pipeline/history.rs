@@ -16,7 +16,10 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Hand-over of frame fingerprints between the workers of one station; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct History(Arc<(Mutex<BTreeMap<u64, Option<PreviousFrame>>>, Condvar)>);
+pub struct History(Arc<(Mutex<Frames>, Condvar)>);
+
+/// By position; `None` for a frame that could not be decoded.
+type Frames = BTreeMap<u64, Option<PreviousFrame>>;
 
 impl History {
     /// Say what frame `position` was; `None` when it could not be decoded.

@@ -73,6 +73,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
 
     let metrics = measure(engines, decoded.image.as_ref(), decoded.sha256, position, history, &mut timings);
     let previous = history.before(position);
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds; f32 is exact enough for an age")]
     let age_ms = clock.now().ms_since(captured_at).max(0.0) as f32;
     let quality = metrics.map(|metrics| {
         quality::gate(&metrics, &station.recipe.quality.limits, age_ms, previous.as_ref(), decoded.sha256)
