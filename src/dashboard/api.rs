@@ -1,6 +1,7 @@
 //! JSON answers: inspections, status, health, metrics; and errors without internals.
 
 use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -47,10 +48,16 @@ pub(super) struct ListQuery {
     limit: Option<String>,
 }
 
+/// Serialised straight to text: a detour by `serde_json::Value` would print each f32 as an f64, with its rounding noise.
+#[derive(Debug, Serialize)]
+struct List<'a> {
+    inspections: Vec<InspectionView<'a>>,
+}
+
 /// `GET /api/v1/inspections?limit=` → `{"inspections": [...]}`, newest first.
 pub(super) async fn inspections(
     State(shared): State<Shared>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     const BAD_LIMIT: ApiError =
         ApiError::new(StatusCode::BAD_REQUEST, "bad_limit", "limit must be a whole number from 1 to 100");
@@ -61,12 +68,16 @@ pub(super) async fn inspections(
     };
     let recent = shared.feed.recent(limit.min(limits::DASHBOARD_RECENT_MAX));
     let views: Vec<_> = recent.iter().map(|inspection| InspectionView::new(inspection)).collect();
-    Ok(fresh(Json(json!({ "inspections": views }))))
+    Ok(fresh(Json(List { inspections: views })))
 }
 
 /// `GET /api/v1/inspections/{id}`: one of the recent ones, else what the ledger has.
-pub(super) async fn inspection(State(shared): State<Shared>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn inspection(
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
     const UNKNOWN: ApiError = ApiError::new(StatusCode::NOT_FOUND, "unknown_inspection", "no inspection has this id");
+    let Path(id) = id.map_err(|_| UNKNOWN)?;
     let id: Uuid = id.parse().map_err(|_| UNKNOWN)?;
     if let Some(found) = shared.feed.find(id) {
         return Ok(fresh(Json(InspectionView::new(&found))));

@@ -1,0 +1,227 @@
+//! The dashboard as a browser meets it: real sockets on loopback, synthetic inspections.
+
+mod bench;
+mod preview;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bench::{Bench, LOOPBACK, inspection, state};
+use loupe::dashboard::{Dashboard, DashboardError, Feed};
+use loupe::limits;
+use loupe::shutdown::Shutdown;
+use loupe::types::{Reason, Verdict};
+use serde_json::Value;
+
+#[test]
+fn api_lists_newest_first_with_advice_and_the_contract_of_inspect() {
+    let bench = Bench::new();
+    bench.feed.publish(Arc::new(inspection(1, Verdict::Pass, &[])));
+    bench.feed.publish(Arc::new(inspection(2, Verdict::Hold, &[Reason::MarginSmall])));
+    let list = bench.get("/api/v1/inspections?limit=5").json();
+    let newest = &list["inspections"][0];
+    assert_eq!(list["inspections"].as_array().unwrap().len(), 2);
+    assert_eq!(newest["source"], "camera 1#2");
+    assert_eq!(newest["verdict"], "hold");
+    assert_eq!(newest["reasons"][0], "match.margin_small");
+    assert_eq!(newest["advice"]["match.margin_small"], Reason::MarginSmall.advice());
+    assert_eq!(newest["items"][0]["bbox"], serde_json::json!([70.0, 120.0, 250.0, 300.0]));
+    assert_eq!(newest["items"][2]["part_id"], Value::Null);
+    assert!(newest["timings_ms"]["match"].is_number());
+    assert_eq!(bench.get("/api/v1/inspections?limit=1").json()["inspections"].as_array().unwrap().len(), 1);
+    let id = newest["inspection_id"].as_str().unwrap();
+    assert_eq!(&bench.get(&format!("/api/v1/inspections/{id}")).json(), newest);
+}
+
+#[test]
+fn the_recent_ring_forgets_its_oldest() {
+    let bench = Bench::new();
+    let first = inspection(0, Verdict::Pass, &[]);
+    bench.feed.publish(Arc::new(first.clone()));
+    for number in 1..=u32::try_from(limits::DASHBOARD_RECENT_MAX).unwrap() {
+        bench.feed.publish(Arc::new(inspection(number, Verdict::Pass, &[])));
+    }
+    assert_eq!(bench.feed.recent(usize::MAX).len(), limits::DASHBOARD_RECENT_MAX);
+    bench.get(&format!("/api/v1/inspections/{}", first.id)).expect_error(404, "unknown_inspection");
+}
+
+#[test]
+fn an_inspection_older_than_the_ring_comes_from_the_lookup() {
+    let bench = Bench::new();
+    let old = inspection(1, Verdict::Fail, &[Reason::WrongLabel]);
+    let (id, stored) = (old.id.0, old.clone());
+    let mut state = state(&bench.folder.path().join("artifacts"), &bench.progress);
+    state.lookup = Some(Arc::new(move |asked| (asked == id).then(|| stored.clone())));
+    let second = Bench::with(state);
+    assert_eq!(second.get(&format!("/api/v1/inspections/{id}")).json()["code"], old.code);
+    second.get(&format!("/api/v1/inspections/{}", uuid::Uuid::now_v7())).expect_error(404, "unknown_inspection");
+}
+
+#[test]
+fn bad_limits_and_unknown_ids_are_named_without_internals() {
+    let bench = Bench::new();
+    for limit in ["0", "-1", "x", "99999999999999999999999", ""] {
+        bench.get(&format!("/api/v1/inspections?limit={limit}")).expect_error(400, "bad_limit");
+    }
+    bench.get("/api/v1/inspections?limit=5&limit=6").expect_error(400, "bad_limit");
+    assert_eq!(bench.get("/api/v1/inspections?limit=100000").status, 200);
+    bench.get(&format!("/api/v1/inspections/{}", uuid::Uuid::now_v7())).expect_error(404, "unknown_inspection");
+    bench.get("/api/v1/inspections/x").expect_error(404, "unknown_inspection");
+    bench.get("/api/v1/inspections/%ff").expect_error(404, "unknown_inspection");
+    bench.get("/api/v2").expect_error(404, "not_found");
+}
+
+#[test]
+fn status_balances_and_names_the_station() {
+    let status = Bench::new().get("/api/v1/status").json();
+    let counters = &status["counters"];
+    assert_eq!((counters["refused"].as_u64(), counters["in_flight"].as_u64()), (Some(2), Some(1)));
+    assert_eq!(counters["is_balanced"], true);
+    assert_eq!(status["uplink"]["state"], "retrying");
+    assert_eq!(status["stations"][0]["state"], "running");
+    assert_eq!(status["providers"][0]["provider"], "cpu");
+}
+
+#[test]
+fn events_deliver_a_published_inspection_and_end_with_the_daemon() {
+    let bench = Bench::new();
+    let mut events = bench.events();
+    assert_eq!(events.next("status").unwrap()["site"], "Plant 3");
+    let published = inspection(7, Verdict::Fail, &[Reason::WrongLabel]);
+    bench.feed.publish(Arc::new(published.clone()));
+    let event = events.next("inspection").unwrap();
+    assert_eq!(event["inspection_id"], published.id.to_string());
+    assert_eq!(event["advice"]["locate.wrong_label"], Reason::WrongLabel.advice());
+    bench.shutdown.request();
+    assert!(events.next("never").is_none(), "an open stream must not hold up the stop");
+}
+
+#[test]
+fn a_client_that_lags_behind_is_told_to_reload() {
+    let bench = Bench::new();
+    let mut events = bench.events();
+    assert!(events.next("status").is_some());
+    let one = Arc::new(inspection(1, Verdict::Pass, &[]));
+    // More than the broadcast holds, published faster than anything could read it.
+    for _ in 0..50 * limits::DASHBOARD_SSE_LAG_MAX {
+        bench.feed.publish(one.clone());
+    }
+    assert!(events.next("reload").unwrap()["missed"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn screens_beyond_the_limit_are_turned_away() {
+    let bench = Bench::new();
+    let mut screens: Vec<_> = (0..limits::DASHBOARD_SSE_CLIENTS_MAX).map(|_| bench.events()).collect();
+    assert!(screens.iter_mut().all(|screen| screen.next("status").is_some()));
+    bench.get("/api/v1/events").expect_error(503, "too_many_streams");
+    assert_eq!(bench.get("/api/v1/status").status, 200, "streams must not use up the requests");
+}
+
+#[test]
+fn artifacts_are_served_from_their_folder_only() {
+    let bench = Bench::new();
+    let picture = bench.get("/artifacts/2026/11/21/a.jpg");
+    assert_eq!((picture.status, picture.body.as_str()), (200, "jpeg bytes"));
+    assert!(
+        picture.head.contains("content-type: image/jpeg") && picture.head.contains("immutable"),
+        "{}",
+        picture.head
+    );
+    let download = bench.get("/artifacts/2026/11/21/a.svg");
+    assert!(download.head.contains("content-disposition: attachment") && download.head.contains("octet-stream"));
+    std::os::unix::fs::symlink("../ledger.sqlite", bench.folder.path().join("artifacts/link.jpg")).unwrap();
+    for path in [
+        "../ledger.sqlite",
+        "..%2fledger.sqlite",
+        "2026/../../ledger.sqlite",
+        "%2e%2e/ledger.sqlite",
+        "2026%5c..%5c..%5cledger.sqlite",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "link.jpg",
+        "2026",
+        "none.jpg",
+        "a%00.jpg",
+        "%ff%fe.jpg",
+    ] {
+        let answer = bench.get(&format!("/artifacts/{path}"));
+        answer.expect_error(404, "unknown_artifact");
+        assert!(!answer.body.contains("secret"));
+    }
+}
+
+#[test]
+fn a_rebound_or_missing_host_is_refused() {
+    let bench = Bench::new();
+    let port = bench.addr().port();
+    for host in ["evil.example", "localhost.evil.example:80", "10.1.2.3"] {
+        let request = format!("GET /api/v1/status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        bench.send(&request).expect_error(421, "unknown_host");
+    }
+    bench.send("GET /api/v1/status HTTP/1.0\r\n\r\n").expect_error(421, "unknown_host");
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n");
+    assert_eq!(bench.send(&request).status, 200);
+}
+
+#[test]
+fn huge_queries_bodies_and_other_methods_are_refused() {
+    let bench = Bench::new();
+    bench.get(&format!("/api/v1/inspections?limit={}", "9".repeat(5_000))).expect_error(414, "uri_too_long");
+    let host = bench.addr();
+    let body = format!("GET / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+    bench.send(&body).expect_error(413, "body_refused");
+    let post = format!("POST /api/v1/status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    bench.send(&post).expect_error(405, "method_not_allowed");
+}
+
+#[test]
+fn every_answer_carries_the_security_headers() {
+    let bench = Bench::new();
+    for path in ["/", "/assets/app.js", "/api/v1/status", "/none", "/artifacts/none", "/metrics"] {
+        let head = bench.get(path).head;
+        for header in ["content-security-policy: default-src 'self'", "frame-ancestors 'none'", "nosniff"] {
+            assert!(head.contains(header), "{path} lacks {header}: {head}");
+        }
+    }
+}
+
+#[test]
+fn the_page_asks_nothing_of_other_machines() {
+    let bench = Bench::new();
+    for path in ["/", "/assets/app.js", "/assets/style.css", "/assets/icon.svg"] {
+        let answer = bench.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        let namespaces = answer.body.replace("http://www.w3.org/2000/svg", "");
+        assert!(!namespaces.contains("://"), "{path} names another machine");
+        assert!(!answer.body.contains("innerHTML"), "{path} would put data in as markup");
+    }
+    assert!(!bench.get("/").body.contains("style=\""), "the content security policy refuses inline styles");
+}
+
+#[test]
+fn metrics_are_openmetrics_and_health_follows_the_pipeline() {
+    let bench = Bench::new();
+    let metrics = bench.get("/metrics");
+    assert!(metrics.head.contains("application/openmetrics-text"), "{}", metrics.head);
+    assert!(metrics.body.contains("loupe_inspections_committed_total 9\n") && metrics.body.ends_with("# EOF\n"));
+    assert_eq!(bench.get("/healthz").status, 200);
+    bench.progress.set_idle(true);
+    assert_eq!(bench.get("/healthz").json()["status"], "ok");
+}
+
+#[test]
+fn an_address_others_can_reach_and_a_taken_port_are_refused_with_advice() {
+    let bench = Bench::new();
+    let artifacts = bench.folder.path().join("artifacts");
+    let spawn = |listen: SocketAddr, artifacts: &Path| {
+        Dashboard::spawn(listen, Feed::new(), state(artifacts, &bench.progress), Shutdown::new()).map(|h| h.addr)
+    };
+    let remote = spawn(SocketAddr::from(([0, 0, 0, 0], 0)), &artifacts).unwrap_err();
+    assert!(remote.to_string().contains("allow_remote = true"), "{remote}");
+    let taken = spawn(bench.addr(), &artifacts).unwrap_err();
+    assert!(matches!(taken, DashboardError::Bind { .. }) && taken.to_string().contains("choose another"), "{taken}");
+    let missing = spawn(LOOPBACK, &artifacts.join("none")).unwrap_err();
+    assert!(matches!(missing, DashboardError::Artifacts { .. }), "{missing}");
+}
