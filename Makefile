@@ -45,6 +45,7 @@ install: build ## install the program, ONNX Runtime, models and the systemd unit
 	install -Dm755 target/release/loupe $(DESTDIR)/usr/bin/loupe
 	install -Dm644 .cache/onnxruntime/libonnxruntime.so $(DESTDIR)/usr/lib/loupe/libonnxruntime.so
 	cd models && find . -type f -exec install -Dm644 {} $(DESTDIR)/usr/share/loupe/models/{} \;
+	install -Dm644 README.md $(DESTDIR)/usr/share/doc/loupe/README.md
 	install -Dm644 systemd/loupe.service $(DESTDIR)/usr/lib/systemd/system/loupe.service
 	test -e $(DESTDIR)/etc/loupe/loupe.toml || install -Dm644 config/loupe.example.toml $(DESTDIR)/etc/loupe/loupe.toml
 
