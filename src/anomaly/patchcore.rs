@@ -155,3 +155,73 @@ impl PatchCore {
         self.model.session_ms()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{AnomalyError, FeatureModel, Image, ModelManifest, PatchCore, ProviderPlan, Runtime};
+    use crate::anomaly::{BankBuilder, BankOptions};
+
+    fn models() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+    }
+
+    /// Grey noise; with a white square where `has_defect`.
+    fn picture(seed: u64, has_defect: bool) -> Image {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bgr: Vec<u8> = (0..160 * 160 * 3).map(|_| random.u8(100..130)).collect();
+        if has_defect {
+            for y in 40..80 {
+                bgr[(y * 160 + 100) * 3..(y * 160 + 140) * 3].fill(255);
+            }
+        }
+        Image::from_bgr(160, 160, bgr).unwrap()
+    }
+
+    fn build(out: &Path) {
+        let manifest = ModelManifest::load(&models().join("mobilenetv2")).unwrap();
+        let model = FeatureModel::open(&Runtime::load(None).unwrap(), &manifest, &ProviderPlan::default()).unwrap();
+        let options = BankOptions { input_px: Some((128, 128)), ..BankOptions::default() };
+        let mut builder = BankBuilder::new(model, options).unwrap();
+        (0..4).for_each(|seed| builder.add(&picture(seed, false)).unwrap());
+        builder.finish(out).unwrap();
+    }
+
+    fn open(bank: &Path, models: &Path) -> Result<PatchCore, AnomalyError> {
+        PatchCore::open(bank, &Runtime::load(None).unwrap(), models, &ProviderPlan::default())
+    }
+
+    #[test]
+    fn a_defect_scores_above_the_threshold_and_the_map_peaks_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let bank = dir.path().join("bank");
+        build(&bank);
+        let mut scorer = open(&bank, &models()).unwrap();
+        let good = scorer.score(&picture(99, false)).unwrap();
+        let bad = scorer.score(&picture(99, true)).unwrap();
+        assert!(good.evidence.score < 0.5 && bad.evidence.score > 0.5, "{:?} {:?}", good.evidence, bad.evidence);
+        assert_eq!((bad.map.width, bad.map.height), (128, 128));
+        let peak = bad.map.data.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+        // the square lies at x 80..112 and y 32..64 of the map
+        let (x, y) = (peak % 128, peak / 128);
+        assert!((72..120).contains(&x) && (24..72).contains(&y), "peak at {x},{y}");
+        assert!(good.evidence.area_above_ratio < bad.evidence.area_above_ratio);
+    }
+
+    #[test]
+    fn a_bank_of_another_model_names_both_digests() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bank, folder) = (dir.path().join("bank"), dir.path().join("models/mobilenetv2"));
+        build(&bank);
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = std::fs::read_to_string(models().join("mobilenetv2/manifest.toml")).unwrap();
+        let expected = ModelManifest::load(&models().join("mobilenetv2")).unwrap().sha256().to_string();
+        let other = "0".repeat(64);
+        std::fs::write(folder.join("manifest.toml"), text.replace(&expected, &other)).unwrap();
+        let error = open(&bank, &dir.path().join("models")).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, AnomalyError::OtherModel { .. }), "{said}");
+        assert!(said.contains(&expected) && said.contains(&other), "{said}");
+    }
+}

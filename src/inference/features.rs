@@ -72,7 +72,8 @@ impl FeatureModel {
 
     /// Embeddings `[N, embedding_dim]` f32 of length 1, one per crop, each letterboxed into a square of `input_px`.
     ///
-    /// The CPU runs one crop at a time (a batch was slower per crop with one thread), accelerators up to 32 at once.
+    /// The CPU runs one crop at a time, accelerators up to 32 at once. With one CPU thread a batch gains nothing: at 160 px
+    /// 3.35 ms a crop alone and 3.20 in sevens, at 224 px 5.7 alone and 6.2 to 6.6 in batches.
     ///
     /// # Errors
     /// When the model has no embedding or the runtime fails.
