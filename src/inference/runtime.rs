@@ -7,6 +7,8 @@ use super::InferenceError;
 
 /// Where the packages put the library.
 pub const INSTALLED_LIBRARY: &str = "/usr/lib/loupe/libonnxruntime.so";
+/// Where `make setup` puts it, below the checkout.
+const UNPACKED_LIBRARY: &str = ".cache/onnxruntime/libonnxruntime.so";
 /// Names the library where no path is configured.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 
@@ -21,7 +23,8 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Load the library at `dylib`, else the one that `ORT_DYLIB_PATH` names, else `/usr/lib/loupe/libonnxruntime.so`.
+    /// Load the library at `dylib`, else the one that `ORT_DYLIB_PATH` names, else `/usr/lib/loupe/libonnxruntime.so`,
+    /// else what `make setup` unpacked into the checkout this program was built in.
     /// A second call answers with the library that is already loaded.
     ///
     /// # Errors
@@ -72,24 +75,44 @@ fn library_path(dylib: Option<&Path>, variable: Option<PathBuf>) -> PathBuf {
     let path = match (dylib, variable) {
         (Some(path), _) => path.to_owned(),
         (None, Some(path)) if !path.as_os_str().is_empty() => path,
-        (None, _) => PathBuf::from(INSTALLED_LIBRARY),
+        (None, _) => {
+            let installed = PathBuf::from(INSTALLED_LIBRARY);
+            let unpacked = || std::env::current_exe().ok().and_then(|program| unpacked_library(&program));
+            if installed.is_file() { installed } else { unpacked().unwrap_or(installed) }
+        }
     };
     std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The library beside a program that was built and not installed: `target/release/loupe` of a checkout.
+fn unpacked_library(program: &Path) -> Option<PathBuf> {
+    let library = program.ancestors().nth(3)?.join(UNPACKED_LIBRARY);
+    library.is_file().then_some(library)
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{INSTALLED_LIBRARY, InferenceError, Runtime, library_path};
+    use super::{InferenceError, Runtime, UNPACKED_LIBRARY, library_path, unpacked_library};
 
     #[test]
     fn an_explicit_path_outranks_the_variable_and_both_the_default() {
         let variable = || Some(PathBuf::from("/v/lib.so"));
         assert_eq!(library_path(Some(Path::new("/e/lib.so")), variable()), Path::new("/e/lib.so"));
         assert_eq!(library_path(None, variable()), Path::new("/v/lib.so"));
-        assert_eq!(library_path(None, Some(PathBuf::new())), Path::new(INSTALLED_LIBRARY));
-        assert_eq!(library_path(None, None), Path::new(INSTALLED_LIBRARY));
+        assert_eq!(library_path(None, Some(PathBuf::new())), library_path(None, None));
+    }
+
+    #[test]
+    fn a_program_in_a_checkout_finds_what_setup_unpacked() {
+        let checkout = tempfile::TempDir::new().unwrap();
+        let program = checkout.path().join("target/release/loupe");
+        assert_eq!(unpacked_library(&program), None);
+        let library = checkout.path().join(UNPACKED_LIBRARY);
+        std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+        std::fs::write(&library, b"").unwrap();
+        assert_eq!(unpacked_library(&program), Some(library));
     }
 
     #[test]
