@@ -133,7 +133,9 @@ function drawReview() {
   const isReview = state.pickedId !== null;
   $("review").hidden = !isReview;
   const newest = live();
-  if (isReview && newest) $("review-text").textContent = `Looking back. Live now: ${WORDS[newest.verdict]}`;
+  if (!isReview || !newest) return;
+  const chip = element("span", { className: "chip", "data-verdict": newest.verdict }, shape(newest.verdict), WORDS[newest.verdict]);
+  $("review-text").replaceChildren("Looking back. Now:", chip);
 }
 
 function drawPicture(inspection) {
@@ -288,7 +290,7 @@ function drawStrip(inspection) {
 }
 
 function stripEntry(inspection) {
-  const caption = element("span", { className: "cap", "data-verdict": inspection.verdict }, shape(inspection.verdict), WORDS[inspection.verdict], element("time", { text: clockOf(inspection.decided_at).slice(3) }));
+  const caption = element("span", { className: "cap", "data-verdict": inspection.verdict }, shape(inspection.verdict), WORDS[inspection.verdict], element("time", { text: clockOf(inspection.decided_at) }));
   const button = element("button", { "aria-label": `${WORDS[inspection.verdict]}, ${clockOf(inspection.decided_at)}, ${inspection.code}`, title: `${inspection.code} ${inspection.source}` });
   const thumbnail = artifact(inspection, "thumbnail");
   if (thumbnail) button.append(element("img", { src: artifactUrl(thumbnail), alt: "", loading: "lazy", decoding: "async" }));
@@ -301,6 +303,9 @@ function stripEntry(inspection) {
 
 function drawStatus() {
   const status = state.status;
+  const stalled = status.stations.filter((station) => station.state === "stalled").map((station) => station.name);
+  if (stalled.length) lamp("lamp-link", "bad", `Stalled: ${stalled.join(", ")}`, "no progress; systemd restarts the daemon if this goes on");
+  else lamp("lamp-link", "good", "Live");
   $("site").textContent = status.site;
   drawStations();
   drawUplink(status.uplink);
@@ -350,7 +355,7 @@ function drawCounters({ counters, frames_per_second, uptime_s, version }) {
     figure("committed", counters.committed), sign("="), figure("delivered", counters.delivered), sign("+"),
     figure("pending", counters.pending), check(counters.committed === counters.delivered + counters.pending));
   const dropped = counters.dropped ? ` · ${count(counters.dropped)} dropped` : "";
-  $("rate").textContent = `${fixed(frames_per_second, 1)} frames/s${dropped} · up ${span(uptime_s)} · ${version}`;
+  $("rate").replaceChildren(`${fixed(frames_per_second, 1)} frames/s${dropped}`, element("span", { className: "more", text: ` · up ${span(uptime_s)} · ${version}` }));
 }
 
 function drawClockSkew(skewMs) {
