@@ -216,13 +216,7 @@ fn open_engines(
     let mut sets: EngineSets = (0..workers).map(|_| Vec::new()).collect();
     let (mut statuses, mut stations) = (Vec::new(), Vec::new());
     for input in inputs {
-        let index = match &input.recipe.matching {
-            None => None,
-            Some(stage) => Some(Arc::new(
-                PartIndex::open(&stage.index)
-                    .map_err(|source| PipelineError::Index { station: input.name.clone(), source })?,
-            )),
-        };
+        let index = open_index(input)?;
         for set in &mut sets {
             let engines = Engines::open(&shared.runtime, &input.recipe, index.clone())
                 .map_err(|source| PipelineError::Engine { station: input.name.clone(), source: Box::new(source) })?;
@@ -251,6 +245,20 @@ fn open_engines(
         });
     }
     Ok((sets, statuses, stations))
+}
+
+/// The station's part index; a damaged generation that an older one stands in for is an operator's business.
+fn open_index(input: &StationInput) -> Result<Option<Arc<PartIndex>>, PipelineError> {
+    let Some(stage) = &input.recipe.matching else { return Ok(None) };
+    let index =
+        PartIndex::open(&stage.index).map_err(|source| PipelineError::Index { station: input.name.clone(), source })?;
+    if let Some(quarantined) = index.quarantined() {
+        error!(
+            station = input.name, fault = quarantined.fault, %quarantined,
+            "the newest index generation is damaged; an older one serves until the index is built again"
+        );
+    }
+    Ok(Some(Arc::new(index)))
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, PipelineError> {
