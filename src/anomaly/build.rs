@@ -94,7 +94,7 @@ impl BankBuilder {
     /// Choose the coreset, find the thresholds and write the bank to `out`, which must not exist.
     ///
     /// The thresholds come from up to five folds: the pictures of each are scored by a bank of the others, built the
-    /// same way, so that no picture is judged by its own patches (see [`score::threshold`]).
+    /// same way, so that no picture is judged by its own patches (see `score::threshold`).
     ///
     /// # Errors
     /// When there are too few pictures, a search fails or the bank cannot be written.
