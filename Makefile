@@ -41,7 +41,8 @@ bench: build ## the pipeline against its Python peer on the same images, in one 
 	@$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
 	@$(BENCH_VENV)/bin/python benches/peers/compare.py
 
-install: build ## install the program, ONNX Runtime, models and the systemd unit (as root)
+install: ## install the program, ONNX Runtime, models and the systemd unit (as root, after `make build`)
+	@test -x target/release/loupe -a -e .cache/onnxruntime/libonnxruntime.so || { echo "install: run 'make build' first, as the user who has cargo" >&2; exit 1; }
 	install -Dm755 target/release/loupe $(DESTDIR)/usr/bin/loupe
 	install -Dm644 .cache/onnxruntime/libonnxruntime.so $(DESTDIR)/usr/lib/loupe/libonnxruntime.so
 	cd models && find . -type f -exec install -Dm644 {} $(DESTDIR)/usr/share/loupe/models/{} \;
