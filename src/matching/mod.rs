@@ -7,6 +7,7 @@
 
 mod build;
 pub mod catalogue;
+mod cold;
 mod error;
 pub mod evaluate;
 pub mod faiss;
