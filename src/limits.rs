@@ -48,5 +48,8 @@ pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
 pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
 /// Time the whole stop may take before the process exits anyway.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// Learned templates searched beside one index: 2 048 × 1 280 f32 are 10 MB and about 2 ms a pass. More must be folded
+/// into a generation by `loupe index build --with-delta`.
+pub const DELTA_TEMPLATES_MAX: usize = 2_048;
 /// Templates of one index: ids are stored as u32.
 pub const TEMPLATES_MAX: usize = u32::MAX as usize;

@@ -13,7 +13,7 @@ use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
 use crate::matching::catalogue::{self, CatalogueError};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex,
+    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex,
     RECALL_TARGET_DEFAULT, Template, evaluate, verify,
 };
 use crate::types::{BoundingBox, Image};
@@ -187,6 +187,7 @@ fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
 fn build(args: &BuildArgs) -> anyhow::Result<Built> {
     let parts = catalogue::read_parts(&args.parts)?;
     let rows = catalogue::read_templates(&args.templates, &parts)?;
+    let groups = Groups::new(catalogue::read_groups(&args.parts)?);
     let manifest = ModelManifest::load(&args.model)?;
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
     let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
@@ -199,7 +200,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
     let options =
         BuildOptions { l1_ratio: args.l1_ratio, l1_bytes_max: args.l1_bytes_max, recall_target: args.recall_target };
     let dim = model.embedding_dim();
-    let mut builder = IndexBuilder::new(dim, embedding, options);
+    let mut builder = IndexBuilder::new(dim, embedding, options).with_groups(groups);
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
     let margin = args.crop_margin;
     let area = |_: usize, image: &Image| grown_within(foreground(image), margin, image);

@@ -54,6 +54,11 @@ pub struct MatchStage {
     pub accept_similarity: f32,
     /// Least distance to the best other part, 0 to 2.
     pub accept_margin: f32,
+    /// Least distance to the best other part where both are of one confusion group, 0 to 2; the larger of the two margins
+    /// applies.
+    pub group_margin: f32,
+    /// Below this cosine a part is *unknown*, −1 to 1, at most `accept_similarity`; `None`: there is no such decision.
+    pub unknown_similarity: Option<f32>,
 }
 
 /// How a frame's surface is compared with good ones.
@@ -178,6 +183,8 @@ struct RawMatch {
     model: Option<PathBuf>,
     accept_similarity: Option<f32>,
     accept_margin: Option<f32>,
+    group_margin: Option<f32>,
+    unknown_similarity: Option<f32>,
     providers: Option<RawProviders>,
 }
 
@@ -217,6 +224,9 @@ struct RawRules {
 const DEFAULT_ACCEPT_SIMILARITY: f32 = 0.80;
 /// Least margin accepted where a recipe is silent.
 const DEFAULT_ACCEPT_MARGIN: f32 = 0.03;
+/// Least margin inside a confusion group where a recipe is silent: what tells such parts apart is small, so more of it
+/// must be seen.
+const DEFAULT_GROUP_MARGIN: f32 = 0.05;
 /// Band below the anomaly threshold that holds where a recipe is silent.
 const DEFAULT_HOLD_BAND: f32 = 0.02;
 
@@ -305,12 +315,23 @@ impl RawMatch {
         check_range(document, "match.accept_similarity", accept_similarity, -1.0, 1.0);
         let accept_margin = self.accept_margin.unwrap_or(DEFAULT_ACCEPT_MARGIN);
         check_range(document, "match.accept_margin", accept_margin, 0.0, 2.0);
+        let group_margin = self.group_margin.unwrap_or(DEFAULT_GROUP_MARGIN);
+        check_range(document, "match.group_margin", group_margin, 0.0, 2.0);
+        if let Some(limit) = self.unknown_similarity {
+            check_range(document, "match.unknown_similarity", limit, -1.0, 1.0);
+            if limit > accept_similarity {
+                let message = format!("is {limit}, above accept_similarity ({accept_similarity})");
+                document.fault("match.unknown_similarity", message);
+            }
+        }
         MatchStage {
             index: path_or_fault(self.index, "match.index", "the folder `loupe index build` wrote", document, folder),
             model: path_or_fault(self.model, "match.model", "the embedding model's folder", document, folder),
             providers: validate_providers(self.providers, "match.providers", document, folder),
             accept_similarity,
             accept_margin,
+            group_margin,
+            unknown_similarity: self.unknown_similarity,
         }
     }
 }

@@ -154,7 +154,11 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
         (Some(stage), Some(matched)) => match doubt_of_match(matched, stage) {
             None => accepted = Some(matched.part_id.clone()),
             Some(reason) => {
-                let is_unknown = reason == Reason::SimilarityLow;
+                // With a limit of its own for unknown parts, a low similarity is a doubt like any other.
+                let is_unknown = match stage.unknown_similarity {
+                    Some(_) => reason == Reason::PartUnknown,
+                    None => reason == Reason::SimilarityLow,
+                };
                 let fails = is_unknown && criteria.rules.unknown_part == UnknownPartRule::Fail;
                 verdict = verdict.max(if fails { Verdict::Fail } else { Verdict::Hold });
                 reasons.push(reason);
@@ -193,9 +197,13 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
 fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
     let reaches = |value: f32, least: f32| value >= least;
     if !reaches(matched.similarity, stage.accept_similarity) {
-        Some(Reason::SimilarityLow)
+        // Not `!reaches`: a NaN is a doubt, not proof of an unknown part.
+        let is_unknown = stage.unknown_similarity.is_some_and(|limit| matched.similarity < limit);
+        Some(if is_unknown { Reason::PartUnknown } else { Reason::SimilarityLow })
     } else if !reaches(matched.margin, stage.accept_margin) {
         Some(Reason::MarginSmall)
+    } else if matched.shares_group && !reaches(matched.margin, stage.group_margin) {
+        Some(Reason::GroupMarginSmall)
     } else {
         None
     }

@@ -36,6 +36,8 @@ fn matched(similarity: f32, margin: f32) -> MatchEvidence {
         stage1_ms: 0.1,
         stage2_ms: 0.0,
         top_k: vec![],
+        shares_group: false,
+        delta_sha256: None,
     }
 }
 
@@ -83,6 +85,8 @@ fn matching() -> MatchStage {
         providers: StageProviders::default(),
         accept_similarity: 0.8,
         accept_margin: 0.03,
+        group_margin: 0.05,
+        unknown_similarity: None,
     }
 }
 
@@ -217,4 +221,42 @@ fn a_recipe_that_judges_nothing_holds() {
         panic!("decided")
     };
     assert_eq!((verdict, reasons), (Verdict::Hold, vec![Reason::NotInspected]));
+}
+
+fn decide_with(item: ItemEvidence, stage: &MatchStage, rules: &Rules) -> (Verdict, Vec<Reason>) {
+    let criteria = Criteria { rules, matching: Some(stage), anomaly: None, has_detector: false };
+    match decide(&evidence(vec![item]), criteria) {
+        Decision::Decided { verdict, reasons, .. } => (verdict, reasons),
+        Decision::Ignored(reason) => panic!("ignored: {reason}"),
+    }
+}
+
+#[test]
+fn inside_a_confusion_group_the_larger_margin_applies() {
+    let in_group = |margin: f32| {
+        let mut item = part(0.95, margin);
+        item.matched.as_mut().unwrap().shares_group = true;
+        item
+    };
+    let rules = Rules::default();
+    let stage = matching();
+    assert_eq!(decide_with(in_group(0.04), &stage, &rules), (Verdict::Hold, vec![Reason::GroupMarginSmall]));
+    assert_eq!(decide_with(in_group(0.02), &stage, &rules), (Verdict::Hold, vec![Reason::MarginSmall]));
+    assert_eq!(decide_with(in_group(0.06), &stage, &rules), (Verdict::Pass, vec![]));
+    assert_eq!(decide_with(part(0.95, 0.04), &stage, &rules), (Verdict::Pass, vec![]));
+    let smaller = MatchStage { group_margin: 0.0, ..stage };
+    assert_eq!(decide_with(in_group(0.02), &smaller, &rules), (Verdict::Hold, vec![Reason::MarginSmall]));
+}
+
+#[test]
+fn unknown_is_below_its_own_limit_and_fails_only_where_the_rules_say_so() {
+    let stage = MatchStage { unknown_similarity: Some(0.5), ..matching() };
+    let hold = Rules::default();
+    let fail = Rules { unknown_part: UnknownPartRule::Fail, ..Rules::default() };
+    assert_eq!(decide_with(part(0.4, 0.1), &stage, &hold), (Verdict::Hold, vec![Reason::PartUnknown]));
+    assert_eq!(decide_with(part(0.4, 0.1), &stage, &fail), (Verdict::Fail, vec![Reason::PartUnknown]));
+    // Between the two limits nothing is proved.
+    assert_eq!(decide_with(part(0.6, 0.1), &stage, &fail), (Verdict::Hold, vec![Reason::SimilarityLow]));
+    assert_eq!(decide_with(part(f32::NAN, 0.1), &stage, &fail), (Verdict::Hold, vec![Reason::SimilarityLow]));
+    assert_eq!(decide_with(part(0.4, 0.1), &matching(), &fail), (Verdict::Fail, vec![Reason::SimilarityLow]));
 }

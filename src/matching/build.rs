@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::MatchError;
 use super::faiss::{Index, Metric};
-use super::generation::{self, CONTENT_FILES, Generation, IDS_FILE, L1_FILE, L2_FILE, MANIFEST_FILE};
+use super::generation::{self, CONTENT_FILES, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, MANIFEST_FILE};
+use super::groups::Groups;
 use super::hot;
 use super::ids::{Template, TemplateIds};
 use super::manifest::{ColdTier, Embedding, FORMAT, HotTier, Manifest};
@@ -64,13 +65,21 @@ pub struct IndexBuilder {
     options: BuildOptions,
     templates: Vec<Template>,
     vectors: Vec<f32>,
+    groups: Groups,
 }
 
 impl IndexBuilder {
     /// `dim`: values of one embedding; `embedding`: how the templates were embedded.
     #[must_use]
     pub fn new(dim: usize, embedding: Embedding, options: BuildOptions) -> Self {
-        Self { dim, embedding, options, templates: Vec::new(), vectors: Vec::new() }
+        Self { dim, embedding, options, templates: Vec::new(), vectors: Vec::new(), groups: Groups::default() }
+    }
+
+    /// Store these confusion groups with the generation.
+    #[must_use]
+    pub fn with_groups(mut self, groups: Groups) -> Self {
+        self.groups = groups;
+        self
     }
 
     /// Add one template and its embedding, `[dim]`; it is scaled to length 1.
@@ -121,7 +130,7 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, templates, vectors } = self;
+        let Self { dim, embedding, options, templates, vectors, groups } = self;
         let ids = TemplateIds::new(templates, Vec::new())?;
         let chosen = hot::choose(ids.parts(), &vectors, dim, hot_count_max(ids.len(), dim, options));
         let ids = ids.with_hot(chosen)?;
@@ -134,6 +143,11 @@ impl IndexBuilder {
         let mut files = BTreeMap::new();
         for name in CONTENT_FILES {
             files.insert(name.to_owned(), generation::entry_of(&dir.join(name))?);
+        }
+        if !groups.is_empty() {
+            let path = dir.join(GROUPS_FILE);
+            store::write_synced(&path, &groups.to_csv()?)?;
+            files.insert(GROUPS_FILE.to_owned(), generation::entry_of(&path)?);
         }
         let l1 =
             HotTier { kind: "flat".to_owned(), count: ids.hot().len(), bytes: hot_vectors.len() * size_of::<f32>() };

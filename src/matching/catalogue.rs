@@ -54,6 +54,22 @@ pub fn read_parts(path: &Path) -> Result<HashSet<String>, CatalogueError> {
     Ok(seen)
 }
 
+/// Confusion group of each part of `parts.csv` that is in one; none where the file has no column `confusion_group`.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn read_groups(path: &Path) -> Result<BTreeMap<String, String>, CatalogueError> {
+    let fail = |error: csv::Error| CatalogueError { path: path.to_owned(), faults: vec![error.to_string()] };
+    let mut reader = csv::Reader::from_path(path).map_err(fail)?;
+    if !reader.headers().map_err(fail)?.iter().any(|header| header.trim() == "confusion_group") {
+        return Ok(BTreeMap::new());
+    }
+    let rows = read(path, &["part_num", "confusion_group"], |row| {
+        Ok((row.text("part_num")?, row.field("confusion_group").to_owned()))
+    })?;
+    Ok(rows.into_iter().filter(|(_, group)| !group.is_empty()).collect())
+}
+
 /// Rows of `templates.csv`, whose parts must all be in `parts`.
 ///
 /// # Errors
@@ -173,7 +189,7 @@ fn shown(faults: &[String]) -> String {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{read_parts, read_queries, read_templates};
+    use super::{read_groups, read_parts, read_queries, read_templates};
 
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -203,6 +219,10 @@ mod tests {
         assert_eq!(error.faults.len(), 2, "{error}");
         assert!(read_parts(file("part_num\n3005\n3005\n").path()).unwrap_err().faults[0].contains("twice"));
         assert_eq!(read_parts(file("part_num\n").path()).unwrap_err().faults, ["there are no rows"]);
+        let grouped = file("part_num,confusion_group\n3005,left\n3004,\n3003,left\n");
+        let groups: Vec<_> = read_groups(grouped.path()).unwrap().into_iter().collect();
+        assert_eq!(groups, [("3003".to_owned(), "left".to_owned()), ("3005".to_owned(), "left".to_owned())]);
+        assert!(read_groups(file("part_num\n3005\n").path()).unwrap().is_empty());
         assert!(read_parts(std::path::Path::new("missing.csv")).is_err());
     }
 }

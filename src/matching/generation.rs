@@ -1,4 +1,4 @@
-//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`; named `gen-` and the first 12 digits of
+//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`, perhaps `groups.csv`; named `gen-` and the first 12 digits of
 //! the manifest's digest, and through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only after the digest of every byte was checked, because FAISS trusts the
@@ -12,6 +12,7 @@ use std::sync::Mutex;
 
 use super::MatchError;
 use super::faiss::{Index, Metric};
+use super::groups::Groups;
 use super::ids::TemplateIds;
 use super::manifest::{FileEntry, Manifest};
 use crate::types::Digest;
@@ -20,6 +21,8 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const L1_FILE: &str = "l1.faiss";
 pub const L2_FILE: &str = "l2.faiss";
 pub const IDS_FILE: &str = "ids.csv";
+/// Only where the catalogue has confusion groups.
+pub const GROUPS_FILE: &str = "groups.csv";
 /// Files whose digests the manifest holds.
 pub const CONTENT_FILES: [&str; 3] = [L1_FILE, L2_FILE, IDS_FILE];
 
@@ -31,6 +34,7 @@ pub struct Generation {
     pub sha256: Digest,
     pub manifest: Manifest,
     pub ids: TemplateIds,
+    pub groups: Groups,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
     /// The cold tier, memory-mapped, with its nprobe set; one search at a time.
@@ -45,13 +49,14 @@ impl Generation {
     /// not be read for another reason (permissions, too many open files).
     pub fn open(dir: &Path) -> Result<Self, MatchError> {
         let (manifest, sha256) = read_manifest(dir)?;
-        for name in CONTENT_FILES {
+        for name in content_files(&manifest) {
             check_file(dir, name, &manifest)?;
         }
         let damaged = |fault: String| MatchError::damaged(dir, fault);
         let ids_path = dir.join(IDS_FILE);
         let ids = std::fs::read(&ids_path).map_err(MatchError::io("read", &ids_path))?;
         let ids = TemplateIds::parse(&ids).map_err(damaged)?;
+        let groups = read_groups(dir, &manifest)?;
         let l1 = Index::read(&dir.join(L1_FILE)).map_err(|error| MatchError::damaged(dir, error))?;
         let mut l2 = Index::map(&dir.join(L2_FILE)).map_err(|error| MatchError::damaged(dir, error))?;
         check_shape(L1_FILE, &l1, manifest.dim, manifest.l1.count).map_err(damaged)?;
@@ -61,7 +66,7 @@ impl Generation {
         if l2.list_count().is_some() {
             l2.set_nprobe(manifest.l2.nprobe.max(1))?;
         }
-        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, l1, l2: Mutex::new(l2) })
+        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, groups, l1, l2: Mutex::new(l2) })
     }
 }
 
@@ -72,8 +77,7 @@ pub fn faults(dir: &Path) -> Vec<String> {
         Ok((manifest, _)) => manifest,
         Err(error) => return vec![error.to_string()],
     };
-    let files: Vec<String> = CONTENT_FILES
-        .iter()
+    let files: Vec<String> = content_files(&manifest)
         .filter_map(|name| check_file(dir, name, &manifest).err().map(|error| error.to_string()))
         .collect();
     if !files.is_empty() {
@@ -101,6 +105,21 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
     let bytes = std::fs::metadata(path).map_err(MatchError::io("read", path))?.len();
     let sha256 = Digest::of_file(path).map_err(MatchError::io("read", path))?;
     Ok(FileEntry { bytes, sha256 })
+}
+
+/// The files that this generation has by its manifest.
+fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
+    let groups = manifest.files.contains_key(GROUPS_FILE).then_some(GROUPS_FILE);
+    CONTENT_FILES.into_iter().chain(groups)
+}
+
+fn read_groups(dir: &Path, manifest: &Manifest) -> Result<Groups, MatchError> {
+    if !manifest.files.contains_key(GROUPS_FILE) {
+        return Ok(Groups::default());
+    }
+    let path = dir.join(GROUPS_FILE);
+    let bytes = std::fs::read(&path).map_err(MatchError::io("read", &path))?;
+    Groups::parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))
 }
 
 fn read_manifest(dir: &Path) -> Result<(Manifest, Digest), MatchError> {

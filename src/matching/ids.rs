@@ -1,8 +1,9 @@
 //! `ids.csv`: what each template of a generation is. Row = position of the vector in L2.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::MatchError;
+use super::delta::LEARNED_VIEW_PREFIX;
 
 /// What one template shows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,6 +22,9 @@ pub struct TemplateIds {
     parts: Vec<u32>,
     part_count: usize,
     hot: Vec<u32>,
+    numbers: HashMap<String, u32>,
+    /// Views of templates that came from reviews.
+    learned: HashSet<String>,
 }
 
 const HEADER: [&str; 4] = ["part_id", "color_id", "view", "hot"];
@@ -43,17 +47,23 @@ impl TemplateIds {
         if hot.last().is_some_and(|&last| last >= count) {
             return Err(bad(templates.len(), "a hot template lies beyond the last one"));
         }
-        let mut numbers: HashMap<&str, u32> = HashMap::new();
+        let mut numbers: HashMap<String, u32> = HashMap::new();
         let mut parts = Vec::with_capacity(templates.len());
         for (position, template) in templates.iter().enumerate() {
             if template.part_id.is_empty() {
                 return Err(bad(position, "the part has no number"));
             }
             let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-            parts.push(*numbers.entry(&template.part_id).or_insert(next));
+            let number = match numbers.get(&template.part_id) {
+                Some(&number) => number,
+                None => *numbers.entry(template.part_id.clone()).or_insert(next),
+            };
+            parts.push(number);
         }
         let part_count = numbers.len();
-        Ok(Self { templates, parts, part_count, hot })
+        let views = templates.iter().map(|template| &template.view);
+        let learned = views.filter(|view| view.starts_with(LEARNED_VIEW_PREFIX)).cloned().collect();
+        Ok(Self { templates, parts, part_count, hot, numbers, learned })
     }
 
     /// The same templates with these in L1.
@@ -84,6 +94,18 @@ impl TemplateIds {
     pub fn get(&self, position: u32) -> Option<(&Template, u32)> {
         let index = position as usize;
         Some((self.templates.get(index)?, *self.parts.get(index)?))
+    }
+
+    /// Number of a part; `None` when it has no template here.
+    #[must_use]
+    pub fn number_of(&self, part_id: &str) -> Option<u32> {
+        self.numbers.get(part_id).copied()
+    }
+
+    /// Whether a template that came from a review is here, by its view's name.
+    #[must_use]
+    pub fn has_learned(&self, view: &str) -> bool {
+        self.learned.contains(view)
     }
 
     /// Part number of each template.

@@ -8,10 +8,12 @@
 mod build;
 pub mod catalogue;
 mod cold;
+mod delta;
 mod error;
 pub mod evaluate;
 pub mod faiss;
 mod generation;
+mod groups;
 mod hot;
 mod ids;
 mod kernel;
@@ -23,8 +25,10 @@ mod tune;
 mod verify;
 
 pub use build::{BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, RECALL_TARGET_DEFAULT};
+pub use delta::{Delta, DeltaCell, Deltas, LEARNED_VIEW_PREFIX, Learning, index_name, learned_view};
 pub use error::MatchError;
 pub use evaluate::{Evaluation, evaluate};
+pub use groups::Groups;
 pub use ids::Template;
 pub use manifest::{ColdTier, Embedding, FileEntry, HotTier, Manifest};
 pub use rank::AcceptRule;

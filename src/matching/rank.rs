@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::delta::DeltaView;
+use super::groups::Groups;
 use super::ids::TemplateIds;
 use crate::types::{MatchEvidence, RankedPart, Tier};
 
@@ -94,8 +96,8 @@ pub fn margin(parts: &[Candidate]) -> f32 {
 
 /// What the search says of one query; `parts` as [`TopParts::parts`] gives them. `None` when nothing was found.
 #[must_use]
-pub fn evidence(parts: &[Candidate], ids: &TemplateIds, stages: Stages) -> Option<MatchEvidence> {
-    let ranked: Vec<RankedPart> = parts.iter().filter_map(|candidate| ranked(candidate, ids)).collect();
+pub(super) fn evidence(parts: &[Candidate], names: &Names<'_>, stages: Stages) -> Option<MatchEvidence> {
+    let ranked: Vec<RankedPart> = parts.iter().filter_map(|candidate| names.ranked(candidate)).collect();
     let (best, tier) = (ranked.first()?.clone(), parts.first()?.tier);
     let second = ranked.get(1);
     Some(MatchEvidence {
@@ -110,6 +112,8 @@ pub fn evidence(parts: &[Candidate], ids: &TemplateIds, stages: Stages) -> Optio
         entered_stage2: stages.entered_stage2,
         stage1_ms: stages.stage1_ms,
         stage2_ms: stages.stage2_ms,
+        shares_group: names.share_group(parts),
+        delta_sha256: names.delta.sha256(),
         top_k: ranked,
     })
 }
@@ -122,14 +126,44 @@ pub struct Stages {
     pub stage2_ms: f32,
 }
 
-fn ranked(candidate: &Candidate, ids: &TemplateIds) -> Option<RankedPart> {
-    let (template, _) = ids.get(candidate.template)?;
-    Some(RankedPart {
-        template: u64::from(candidate.template),
-        part_id: template.part_id.clone(),
-        color_id: template.color_id.clone(),
-        similarity: candidate.similarity,
-    })
+/// What the numbers of candidates stand for.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    pub ids: &'a TemplateIds,
+    pub groups: &'a Groups,
+    pub delta: &'a DeltaView<'a>,
+}
+
+impl Names<'_> {
+    /// Whether the first two of `parts` are of one confusion group.
+    pub fn share_group(&self, parts: &[Candidate]) -> bool {
+        let [best, second, ..] = parts else { return false };
+        let (Some(best), Some(second)) = (self.part_of(best), self.part_of(second)) else { return false };
+        self.groups.share(best, second)
+    }
+
+    fn part_of(&self, candidate: &Candidate) -> Option<&str> {
+        match candidate.tier {
+            Tier::Delta => self.delta.get(candidate.template).map(|(_, part_id, _)| part_id),
+            Tier::L1 | Tier::L2 => self.ids.get(candidate.template).map(|(template, _)| template.part_id.as_str()),
+        }
+    }
+
+    fn ranked(&self, candidate: &Candidate) -> Option<RankedPart> {
+        let similarity = candidate.similarity;
+        if candidate.tier == Tier::Delta {
+            let (template, part_id, color_id) = self.delta.get(candidate.template)?;
+            let color_id = color_id.map(str::to_owned);
+            return Some(RankedPart { template, part_id: part_id.to_owned(), color_id, similarity });
+        }
+        let (template, _) = self.ids.get(candidate.template)?;
+        Some(RankedPart {
+            template: u64::from(candidate.template),
+            part_id: template.part_id.clone(),
+            color_id: template.color_id.clone(),
+            similarity,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@
 use std::path::Path;
 
 use super::MatchError;
+use super::delta::{DeltaView, Learning};
 use super::generation::Generation;
 use super::kernel;
 use super::manifest::Manifest;
-use super::rank::{self, AcceptRule, Candidate, Stages, TopParts};
+use super::rank::{self, AcceptRule, Candidate, Names, Stages, TopParts};
 use super::store::{self, Quarantined};
 use crate::clock::Stopwatch;
 use crate::types::{Digest, MatchEvidence, Tier};
@@ -58,12 +59,29 @@ impl PartIndex {
     /// # Errors
     /// When `embeddings` is not `[N, dim]` finite vectors that have a direction, or FAISS fails.
     pub fn search(&self, embeddings: &[f32], rule: AcceptRule) -> Result<Vec<MatchEvidence>, MatchError> {
+        self.search_with(embeddings, rule, Learning::default())
+    }
+
+    /// As [`PartIndex::search`], with what was learned since the generation was built. A delta of another way of
+    /// embedding is not searched.
+    ///
+    /// # Errors
+    /// As [`PartIndex::search`].
+    pub fn search_with(
+        &self,
+        embeddings: &[f32],
+        rule: AcceptRule,
+        learning: Learning<'_>,
+    ) -> Result<Vec<MatchEvidence>, MatchError> {
         let queries = self.normalised(embeddings)?;
         let watch = Stopwatch::start();
         let mut tops = self.search_hot(&queries);
+        let delta = DeltaView::new(learning.delta, &self.generation.manifest.embedding, &self.generation.ids);
+        delta.search(&queries, self.dim(), &mut tops);
+        let names = self.names(&delta);
         let stage1_ms = watch.ms() / tops.len().max(1) as f32;
 
-        let unsure: Vec<usize> = (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule)).collect();
+        let unsure: Vec<usize> = (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, learning.group_margin, &names)).collect();
         let watch = Stopwatch::start();
         self.search_cold(&queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops)?;
         let stage2_ms = watch.ms() / unsure.len().max(1) as f32;
@@ -74,7 +92,7 @@ impl PartIndex {
             let stage2_ms = if entered_stage2 { stage2_ms } else { 0.0 };
             let stages = Stages { entered_stage2, stage1_ms, stage2_ms };
             // An index has at least one template, so only a broken one finds nothing.
-            rank::evidence(top.parts(), &self.generation.ids, stages)
+            rank::evidence(top.parts(), &names, stages)
                 .ok_or_else(|| MatchError::damaged(&self.generation.dir, format!("query {position} found nothing")))
         });
         answers.collect()
@@ -91,7 +109,9 @@ impl PartIndex {
         self.search_cold(&queries, &all, usize::MAX, &mut tops)?;
         let stages = Stages { entered_stage2: true, stage1_ms: 0.0, stage2_ms: 0.0 };
         let damaged = || MatchError::damaged(&self.generation.dir, "an exhaustive search found nothing");
-        tops.iter().map(|top| rank::evidence(top.parts(), &self.generation.ids, stages).ok_or_else(damaged)).collect()
+        let delta = DeltaView::default();
+        let names = self.names(&delta);
+        tops.iter().map(|top| rank::evidence(top.parts(), &names, stages).ok_or_else(damaged)).collect()
     }
 
     /// Check that embeddings of this model belong to this index.
@@ -141,6 +161,18 @@ impl PartIndex {
         &self.generation.manifest
     }
 
+    /// What the template at `position` of the generation shows.
+    #[must_use]
+    pub fn template(&self, position: u32) -> Option<&super::Template> {
+        self.generation.ids.get(position).map(|(template, _)| template)
+    }
+
+    /// Parts that are known to be confused.
+    #[must_use]
+    pub fn groups(&self) -> &super::Groups {
+        &self.generation.groups
+    }
+
     /// The damaged generation that this one replaced at opening; the caller logs it and raises the alert.
     #[must_use]
     pub fn quarantined(&self) -> Option<&Quarantined> {
@@ -164,8 +196,14 @@ impl PartIndex {
         Ok(queries)
     }
 
-    fn hot_answers(&self, top: &TopParts, rule: AcceptRule) -> bool {
-        self.hot_covers_all_parts && rule.accepts(top.parts())
+    fn hot_answers(&self, top: &TopParts, rule: AcceptRule, group_margin: f32, names: &Names<'_>) -> bool {
+        self.hot_covers_all_parts
+            && rule.accepts(top.parts())
+            && (rank::margin(top.parts()) >= group_margin || !names.share_group(top.parts()))
+    }
+
+    fn names<'a>(&'a self, delta: &'a DeltaView<'a>) -> Names<'a> {
+        Names { ids: &self.generation.ids, groups: &self.generation.groups, delta }
     }
 
     fn search_hot(&self, queries: &[f32]) -> Vec<TopParts> {

@@ -42,7 +42,7 @@ impl Tier {
 /// One candidate of a search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankedPart {
-    /// Position in the generation's `ids`.
+    /// Position in the generation's `ids`; from its template count on, that count plus the id of a learned template.
     pub template: u64,
     pub part_id: String,
     pub color_id: Option<String>,
@@ -55,6 +55,7 @@ pub struct RankedPart {
 pub struct MatchEvidence {
     pub part_id: String,
     pub color_id: Option<String>,
+    /// As [`RankedPart::template`].
     pub template: u64,
     /// Cosine to the best template, −1 to 1.
     pub similarity: f32,
@@ -68,6 +69,12 @@ pub struct MatchEvidence {
     pub stage2_ms: f32,
     /// Best first, one a part, at most five.
     pub top_k: Vec<RankedPart>,
+    /// The best and the second part are of one confusion group, so that the recipe's `group_margin` applies.
+    #[serde(default)]
+    pub shares_group: bool,
+    /// State of the learned templates that were searched with the generation; `None` where there were none.
+    #[serde(default)]
+    pub delta_sha256: Option<Digest>,
 }
 
 /// One located part within an inspection.

@@ -7,6 +7,7 @@ mod digest;
 mod gpu_stat;
 mod image;
 mod inspection;
+mod learned;
 mod provider;
 mod quality;
 mod reason;
@@ -21,6 +22,7 @@ pub use inspection::{
     AnomalyEvidence, ArtifactKind, ArtifactRef, Inspection, InspectionId, Item, MatchEvidence, RankedPart, Tier,
     Timings,
 };
+pub use learned::LearnedTemplate;
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;

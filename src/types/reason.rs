@@ -28,6 +28,8 @@ pub enum Reason {
     WrongLabel,
     SimilarityLow,
     MarginSmall,
+    GroupMarginSmall,
+    PartUnknown,
     IndexUnavailable,
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
@@ -39,7 +41,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 28] = [
+    pub const ALL: [Reason; 30] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -60,6 +62,8 @@ impl Reason {
         Reason::WrongLabel,
         Reason::SimilarityLow,
         Reason::MarginSmall,
+        Reason::GroupMarginSmall,
+        Reason::PartUnknown,
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
@@ -94,6 +98,8 @@ impl Reason {
             Reason::WrongLabel => "locate.wrong_label",
             Reason::SimilarityLow => "match.similarity_low",
             Reason::MarginSmall => "match.margin_small",
+            Reason::GroupMarginSmall => "match.group_margin_small",
+            Reason::PartUnknown => "match.unknown",
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
@@ -129,6 +135,8 @@ impl Reason {
             Reason::WrongLabel => "the detector named a class that the recipe does not allow",
             Reason::SimilarityLow => "the part looks like nothing in the catalogue; it may be unknown",
             Reason::MarginSmall => "two catalogue parts look about equally alike; a person must choose",
+            Reason::GroupMarginSmall => "two parts that are known to be confused look about equally alike; a person must choose",
+            Reason::PartUnknown => "the part is not in the catalogue; add it, or see `loupe review unknowns`",
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",

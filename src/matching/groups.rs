@@ -1,0 +1,93 @@
+//! `groups.csv`: which parts are known to be confused with one another. Pure.
+//!
+//! A generation without the file has no groups. Between two parts of one group the recipe's `group_margin` applies.
+
+use std::collections::BTreeMap;
+
+use super::MatchError;
+
+const HEADER: [&str; 2] = ["part_id", "group"];
+
+/// Part → name of its confusion group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Groups {
+    group_of: BTreeMap<String, String>,
+}
+
+impl Groups {
+    #[must_use]
+    pub fn new(group_of: BTreeMap<String, String>) -> Self {
+        Self { group_of }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.group_of.is_empty()
+    }
+
+    /// Number of parts that are in a group.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.group_of.len()
+    }
+
+    /// Whether two parts are of one group.
+    #[must_use]
+    pub fn share(&self, one: &str, other: &str) -> bool {
+        self.group_of.get(one).is_some_and(|group| self.group_of.get(other) == Some(group))
+    }
+
+    /// # Errors
+    /// When writing to memory fails, which it does not.
+    pub fn to_csv(&self) -> Result<Vec<u8>, MatchError> {
+        let io = |source: csv::Error| MatchError::Io {
+            action: "write",
+            path: "groups.csv".into(),
+            source: std::io::Error::other(source),
+        };
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(HEADER).map_err(io)?;
+        for pair in &self.group_of {
+            writer.write_record([pair.0, pair.1]).map_err(io)?;
+        }
+        writer.into_inner().map_err(|error| io(error.into_error().into()))
+    }
+
+    /// # Errors
+    /// A sentence saying what is wrong and in which line.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut reader = csv::Reader::from_reader(bytes);
+        let header = reader.headers().map_err(|error| format!("groups.csv: {error}"))?;
+        if header != &csv::StringRecord::from(HEADER.to_vec()) {
+            return Err(format!("groups.csv: the header is not `{}`", HEADER.join(",")));
+        }
+        let mut group_of = BTreeMap::new();
+        for record in reader.records() {
+            let record = record.map_err(|error| format!("groups.csv: {error}"))?;
+            if group_of.insert(record[0].to_owned(), record[1].to_owned()).is_some() {
+                return Err(format!("groups.csv: part `{}` stands twice", &record[0]));
+            }
+        }
+        Ok(Self { group_of })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Groups;
+
+    #[test]
+    fn only_parts_of_one_named_group_share_it() {
+        let pairs = [("a", "left"), ("b", "left"), ("c", "right")].map(|(part, group)| (part.into(), group.into()));
+        let groups = Groups::new(pairs.into());
+        assert!(groups.share("a", "b") && !groups.share("a", "c"));
+        assert!(!groups.share("x", "y"), "parts without a group are not in one");
+        assert_eq!(Groups::parse(&groups.to_csv().unwrap()).unwrap(), groups);
+    }
+
+    #[test]
+    fn a_part_in_two_groups_and_a_wrong_header_are_refused() {
+        assert!(Groups::parse(b"part_id,group\na,1\na,2\n").unwrap_err().contains("twice"));
+        assert!(Groups::parse(b"part,group\na,1\n").unwrap_err().contains("header"));
+    }
+}
