@@ -114,4 +114,5 @@ def main():
         manifest.write_text(re.sub(r'(?m)^sha256 = ".*"$', f'sha256 = "{digest}"', manifest.read_text()))
     print("sha256", digest)
 
-main()
+if __name__ == "__main__":
+    main()

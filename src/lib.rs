@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod limits;
 pub mod locate;
 pub mod matching;
+pub mod measure;
 pub mod notify;
 pub mod observe;
 pub mod overlay;

@@ -35,7 +35,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("capture", &["types", "limits", "clock", "shutdown"]),
     ("inference", &["types", "limits", "clock"]),
     ("locate", &["types", "limits", "inference"]),
-    ("matching", &["types", "limits", "clock"]),
+    ("measure", &["types", "limits"]),
+    ("matching", &["types", "limits", "clock", "measure"]),
     // PatchCore searches its bank through the one FAISS binding.
     ("anomaly", &["types", "limits", "clock", "inference", "matching"]),
     // Option structures live in the room that obeys them.

@@ -10,12 +10,13 @@ use serde_json::json;
 use super::Failure;
 use crate::capture;
 use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
-use crate::matching::catalogue::{self, CatalogueError};
+use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex,
+    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex, Query, Sizes,
     RECALL_TARGET_DEFAULT, Template, evaluate, verify,
 };
+use crate::measure;
 use crate::types::{BoundingBox, Image};
 
 /// Crops embedded in one call.
@@ -43,6 +44,8 @@ enum Command {
     Build(BuildArgs),
     /// Measure an index on pictures whose parts are known: hit rates, agreement with an exhaustive search, times.
     Evaluate(EvaluateArgs),
+    /// Learn from pictures whose part is known how probable a match is, and how probable it must be to be accepted.
+    Fit(super::fit::Args),
     /// Check every byte, count and dimension of the live generation and compare a probe search with an exhaustive one.
     Verify(VerifyArgs),
 }
@@ -131,6 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Build(args) => run_build(&args),
         Command::Evaluate(args) => run_evaluate(&args),
+        Command::Fit(args) => super::fit::run(&args),
         Command::Verify(args) => run_verify(&args),
     }
 }
@@ -188,6 +192,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
     let parts = catalogue::read_parts(&args.parts)?;
     let rows = catalogue::read_templates(&args.templates, &parts)?;
     let groups = Groups::new(catalogue::read_groups(&args.parts)?);
+    let sizes = Sizes::new(catalogue::read_sizes(&args.parts)?).map_err(anyhow::Error::msg)?;
     let manifest = ModelManifest::load(&args.model)?;
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
     let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
@@ -200,7 +205,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
     let options =
         BuildOptions { l1_ratio: args.l1_ratio, l1_bytes_max: args.l1_bytes_max, recall_target: args.recall_target };
     let dim = model.embedding_dim();
-    let mut builder = IndexBuilder::new(dim, embedding, options).with_groups(groups);
+    let mut builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
     let margin = args.crop_margin;
     let area = |_: usize, image: &Image| grown_within(foreground(image), margin, image);
@@ -234,9 +239,9 @@ fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
     let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
     let vectors = embed_all(&mut model, &sources, area, embedding.input_px, &args.queries)?;
-    let part_ids: Vec<&str> = rows.iter().map(|row| row.part_num.as_str()).collect();
+    let queries: Vec<Query<'_>> = rows.iter().map(|row| query_of(row)).collect();
     let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
-    let result = evaluate(&index, &vectors, &part_ids, rule)?;
+    let result = evaluate(&index, &vectors, &queries, rule)?;
     if args.json {
         println!("{}", serde_json::to_string(&result)?);
         return Ok(());
@@ -245,8 +250,18 @@ fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     println!("queries               {}", result.queries);
     println!("right part first      {}", percent(result.top1));
     println!("right part in five    {}", percent(result.top5));
+    if let (Some(top1), Some(top5)) = (result.top1_sized, result.top5_sized) {
+        println!("  with true size      {}, in five {}", percent(top1), percent(top5));
+    }
     println!("same as exhaustive    {}", percent(result.agreement_with_exact));
-    println!("entered stage 2       {}", percent(result.stage2_rate));
+    println!("  of stage 1 alone    {}", result.stage1_agreement.map_or_else(|| "-".to_owned(), percent));
+    println!("entered stage 2       {}, {} of Zipf traffic", percent(result.stage2_rate), percent(result.stage2_rate_zipf));
+    let auroc = |area: Option<f64>| area.map_or_else(|| "-".to_owned(), |area| format!("{area:.3}"));
+    println!(
+        "unknown parts, AUROC  {} by similarity, {} by probability",
+        auroc(result.unknown_auroc),
+        auroc(result.unknown_auroc_probability)
+    );
     println!("accepted              {}", percent(result.accepted_rate));
     println!("  of these right      {}", result.accepted_top1.map_or_else(|| "-".to_owned(), percent));
     println!("search                {:.0} µs median, {:.0} µs p99", result.p50_us, result.p99_us);
@@ -271,8 +286,14 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a row of the queries shows, with its true size where the file has the scale.
+pub(super) fn query_of(row: &QueryRow) -> Query<'_> {
+    let size_mm = row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale));
+    Query { part_id: &row.part_num, size_mm }
+}
+
 /// Read and embed pictures, `area` of each; `[n, dim]`. Every unreadable one is reported with its line of `csv`.
-fn embed_all(
+pub(super) fn embed_all(
     model: &mut FeatureModel,
     sources: &[(u64, PathBuf)],
     area: impl Fn(usize, &Image) -> BoundingBox,
@@ -305,7 +326,7 @@ fn embed_all(
     if faults.is_empty() { Ok(vectors) } else { Err(CatalogueError { path: csv.to_owned(), faults }.into()) }
 }
 
-fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {
+pub(super) fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {
     bbox.grown(margin).clamped(image.width_px(), image.height_px())
 }
 

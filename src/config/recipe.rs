@@ -59,6 +59,21 @@ pub struct MatchStage {
     pub group_margin: f32,
     /// Below this cosine a part is *unknown*, −1 to 1, at most `accept_similarity`; `None`: there is no such decision.
     pub unknown_similarity: Option<f32>,
+    /// Accept by the probability that the generation's fit (`loupe index fit`) asks for, not by similarity and margin;
+    /// those then only say when the hot tier answers alone.
+    pub use_fit: bool,
+    /// The camera's scale where the parts lie, > 0: sizes then count, as far as the index and its fit know them.
+    pub px_per_mm: Option<f32>,
+    pub color: Option<ColorStage>,
+}
+
+/// How an item's colour is named.
+#[derive(Debug, Clone)]
+pub struct ColorStage {
+    /// CSV file with the columns `color_id` and `rgb_hex`.
+    pub table: PathBuf,
+    /// White balance: factors of the linear red, green and blue light, from a grey card, > 0.
+    pub gains: [f32; 3],
 }
 
 /// How a frame's surface is compared with good ones.
@@ -185,7 +200,17 @@ struct RawMatch {
     accept_margin: Option<f32>,
     group_margin: Option<f32>,
     unknown_similarity: Option<f32>,
+    use_fit: bool,
+    px_per_mm: Option<f32>,
+    color: Option<RawColor>,
     providers: Option<RawProviders>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawColor {
+    table: Option<PathBuf>,
+    gains: Option<[f32; 3]>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -324,6 +349,11 @@ impl RawMatch {
                 document.fault("match.unknown_similarity", message);
             }
         }
+        if let Some(scale) = self.px_per_mm
+            && !(scale.is_finite() && scale > 0.0)
+        {
+            document.fault("match.px_per_mm", format!("is {scale}, must be above 0"));
+        }
         MatchStage {
             index: path_or_fault(self.index, "match.index", "the folder `loupe index build` wrote", document, folder),
             model: path_or_fault(self.model, "match.model", "the embedding model's folder", document, folder),
@@ -332,7 +362,21 @@ impl RawMatch {
             accept_margin,
             group_margin,
             unknown_similarity: self.unknown_similarity,
+            use_fit: self.use_fit,
+            px_per_mm: self.px_per_mm,
+            color: self.color.map(|raw| raw.validate(document, folder)),
         }
+    }
+}
+
+impl RawColor {
+    fn validate(self, document: &mut Document, folder: &Path) -> ColorStage {
+        let gains = self.gains.unwrap_or([1.0; 3]);
+        if gains.iter().any(|gain| !gain.is_finite() || *gain <= 0.0) {
+            document.fault("match.color.gains", format!("is {gains:?}; each factor must be above 0"));
+        }
+        let what = "a CSV file with the columns color_id and rgb_hex";
+        ColorStage { table: path_or_fault(self.table, "match.color.table", what, document, folder), gains }
     }
 }
 

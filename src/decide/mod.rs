@@ -4,7 +4,9 @@
 //! was judged, and nothing was in doubt. What the gate doubts cannot FAIL either: a blurred picture proves nothing.
 
 use crate::config::{AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, UnknownPartRule};
-use crate::types::{AnomalyEvidence, BoundingBox, FrameQuality, Inspection, Item, MatchEvidence, Reason, Verdict};
+use crate::types::{
+    AnomalyEvidence, BoundingBox, ColourEvidence, FrameQuality, Inspection, Item, MatchEvidence, Reason, SizeMm, Verdict,
+};
 
 /// Distance from the border within which a box counts as cut, pixels.
 const EDGE_MARGIN_PX: f32 = 1.5;
@@ -36,6 +38,10 @@ pub struct ItemEvidence {
     /// 0 to 1.
     pub confidence: f32,
     pub matched: Option<MatchEvidence>,
+    /// Where the camera's scale is calibrated.
+    pub size_mm: Option<SizeMm>,
+    /// Where the recipe names colours.
+    pub colour: Option<ColourEvidence>,
 }
 
 /// What the recipe asks of the evidence.
@@ -69,6 +75,8 @@ impl Evidence {
             label: item.label.clone(),
             confidence: item.detection_confidence,
             matched: item.matched.clone(),
+            size_mm: item.size_mm,
+            colour: item.colour.clone(),
         };
         Evidence {
             width_px: inspection.width_px,
@@ -187,6 +195,8 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
         similarity: evidence.matched.as_ref().map(|matched| matched.similarity),
         margin: evidence.matched.as_ref().map(|matched| matched.margin),
         tier: evidence.matched.as_ref().map(|matched| matched.tier),
+        size_mm: evidence.size_mm,
+        colour: evidence.colour.clone(),
         matched: evidence.matched.clone(),
         verdict,
         reasons,
@@ -196,6 +206,9 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
 /// Why a match cannot be accepted; a NaN is never acceptable.
 fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
     let reaches = |value: f32, least: f32| value >= least;
+    if stage.use_fit {
+        return doubt_of_probability(matched, stage);
+    }
     if !reaches(matched.similarity, stage.accept_similarity) {
         // Not `!reaches`: a NaN is a doubt, not proof of an unknown part.
         let is_unknown = stage.unknown_similarity.is_some_and(|limit| matched.similarity < limit);
@@ -206,6 +219,18 @@ fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason>
         Some(Reason::GroupMarginSmall)
     } else {
         None
+    }
+}
+
+/// Why a match cannot be accepted by the index's fit.
+fn doubt_of_probability(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
+    if stage.unknown_similarity.is_some_and(|limit| matched.similarity < limit) {
+        return Some(Reason::PartUnknown);
+    }
+    match (matched.probability, matched.required_probability) {
+        (Some(probability), Some(required)) if probability > required => None,
+        (Some(_), Some(_)) => Some(Reason::ProbabilityLow),
+        _ => Some(Reason::NotFitted),
     }
 }
 

@@ -24,6 +24,8 @@ fn quality(issues: Vec<Reason>) -> FrameQuality {
 
 fn matched(similarity: f32, margin: f32) -> MatchEvidence {
     MatchEvidence {
+        probability: None,
+        required_probability: None,
         part_id: "3001".into(),
         color_id: None,
         template: 0,
@@ -43,6 +45,8 @@ fn matched(similarity: f32, margin: f32) -> MatchEvidence {
 
 fn part(similarity: f32, margin: f32) -> ItemEvidence {
     ItemEvidence {
+        size_mm: None,
+        colour: None,
         bbox: BoundingBox::new(10.0, 10.0, 50.0, 50.0),
         label: "part".into(),
         confidence: 1.0,
@@ -80,6 +84,9 @@ fn anomaly(score: f32) -> AnomalyEvidence {
 
 fn matching() -> MatchStage {
     MatchStage {
+        use_fit: false,
+        px_per_mm: None,
+        color: None,
         index: "i".into(),
         model: "m".into(),
         providers: StageProviders::default(),

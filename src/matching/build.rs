@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::MatchError;
 use super::faiss::{Index, Metric};
-use super::generation::{self, CONTENT_FILES, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, MANIFEST_FILE};
+use super::generation::{self, CONTENT_FILES, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, MANIFEST_FILE, SIZES_FILE};
 use super::groups::Groups;
+use super::sizes::Sizes;
 use super::hot;
 use super::ids::{Template, TemplateIds};
 use super::manifest::{ColdTier, Embedding, FORMAT, HotTier, Manifest};
@@ -66,13 +67,21 @@ pub struct IndexBuilder {
     templates: Vec<Template>,
     vectors: Vec<f32>,
     groups: Groups,
+    sizes: Sizes,
 }
 
 impl IndexBuilder {
     /// `dim`: values of one embedding; `embedding`: how the templates were embedded.
     #[must_use]
     pub fn new(dim: usize, embedding: Embedding, options: BuildOptions) -> Self {
-        Self { dim, embedding, options, templates: Vec::new(), vectors: Vec::new(), groups: Groups::default() }
+        Self { dim, embedding, options, templates: Vec::new(), vectors: Vec::new(), groups: Groups::default(), sizes: Sizes::default() }
+    }
+
+    /// Store these true sizes with the generation.
+    #[must_use]
+    pub fn with_sizes(mut self, sizes: Sizes) -> Self {
+        self.sizes = sizes;
+        self
     }
 
     /// Store these confusion groups with the generation.
@@ -130,7 +139,7 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, templates, vectors, groups } = self;
+        let Self { dim, embedding, options, templates, vectors, groups, sizes } = self;
         let ids = TemplateIds::new(templates, Vec::new())?;
         let chosen = hot::choose(ids.parts(), &vectors, dim, hot_count_max(ids.len(), dim, options));
         let ids = ids.with_hot(chosen)?;
@@ -143,6 +152,11 @@ impl IndexBuilder {
         let mut files = BTreeMap::new();
         for name in CONTENT_FILES {
             files.insert(name.to_owned(), generation::entry_of(&dir.join(name))?);
+        }
+        if !sizes.is_empty() {
+            let path = dir.join(SIZES_FILE);
+            store::write_synced(&path, &sizes.to_csv()?)?;
+            files.insert(SIZES_FILE.to_owned(), generation::entry_of(&path)?);
         }
         if !groups.is_empty() {
             let path = dir.join(GROUPS_FILE);

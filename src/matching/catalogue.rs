@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use crate::measure::NamedColour;
 use crate::types::BoundingBox;
 
 /// Bad rows listed in one message; the rest are counted.
@@ -39,6 +40,8 @@ pub struct QueryRow {
     pub part_num: String,
     /// The part's box, px.
     pub bbox: BoundingBox,
+    /// The camera's scale; `None` where the file does not say.
+    pub px_per_mm: Option<f32>,
 }
 
 /// Part numbers of `parts.csv`, each once.
@@ -70,6 +73,25 @@ pub fn read_groups(path: &Path) -> Result<BTreeMap<String, String>, CatalogueErr
     Ok(rows.into_iter().filter(|(_, group)| !group.is_empty()).collect())
 }
 
+/// True sides of each part of `parts.csv`, mm, from the columns `size_x_mm`, `size_y_mm` and `size_z_mm`, or `_ldu`
+/// (0.4 mm); y is upright. Parts without a size are left out.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn read_sizes(path: &Path) -> Result<BTreeMap<String, [f32; 3]>, CatalogueError> {
+    const MM_PER_LDU: f32 = 0.4;
+    let rows = read(path, &["part_num"], |row| {
+        let side = |axis: &str| match row.positive(&format!("size_{axis}_mm"))? {
+            Some(mm) => Ok(Some(mm)),
+            None => Ok::<_, String>(row.positive(&format!("size_{axis}_ldu"))?.map(|ldu| ldu * MM_PER_LDU)),
+        };
+        let sides = (side("x")?, side("y")?, side("z")?);
+        let sides = if let (Some(x), Some(y), Some(z)) = sides { Some([x, y, z]) } else { None };
+        Ok((row.text("part_num")?, sides))
+    })?;
+    Ok(rows.into_iter().filter_map(|(part, sides)| Some((part, sides?))).collect())
+}
+
 /// Rows of `templates.csv`, whose parts must all be in `parts`.
 ///
 /// # Errors
@@ -85,6 +107,25 @@ pub fn read_templates(path: &Path, parts: &HashSet<String>) -> Result<Vec<Templa
     })
 }
 
+/// The colours of a CSV file: the column `color_id` (or `ldraw_code`), and `rgb_hex` as six hexadecimal digits.
+///
+/// # Errors
+/// Every fault of the file.
+pub fn read_colours(path: &Path) -> Result<Vec<NamedColour>, CatalogueError> {
+    let mut seen = HashSet::new();
+    read(path, &["rgb_hex"], |row| {
+        let id = row.text("color_id").or_else(|_| row.text("ldraw_code"));
+        let id = id.map_err(|_| "`color_id` is empty or missing".to_owned())?;
+        let text = row.text("rgb_hex")?;
+        let rgb = u32::from_str_radix(&text, 16).ok().filter(|_| text.len() == 6);
+        let [_, red, green, blue] = rgb.ok_or_else(|| format!("`rgb_hex` is `{text}`, not six hexadecimal digits"))?.to_be_bytes();
+        if !seen.insert(id.clone()) {
+            return Err(format!("colour `{id}` stands twice"));
+        }
+        Ok(NamedColour { id, rgb: [red, green, blue] })
+    })
+}
+
 /// Rows of `queries.csv`.
 ///
 /// # Errors
@@ -96,7 +137,8 @@ pub fn read_queries(path: &Path) -> Result<Vec<QueryRow>, CatalogueError> {
             return Err(format!("the box {x1},{y1},{x2},{y2} is empty or begins outside the picture"));
         }
         let bbox = BoundingBox::new(x1, y1, x2, y2);
-        Ok(QueryRow { line: row.line, file: row.file()?, part_num: row.text("part_num")?, bbox })
+        let px_per_mm = row.positive("px_per_mm")?;
+        Ok(QueryRow { line: row.line, file: row.file()?, part_num: row.text("part_num")?, bbox, px_per_mm })
     })
 }
 
@@ -104,7 +146,7 @@ pub fn read_queries(path: &Path) -> Result<Vec<QueryRow>, CatalogueError> {
 struct Row<'a> {
     line: u64,
     record: &'a csv::StringRecord,
-    columns: &'a BTreeMap<&'static str, usize>,
+    columns: &'a BTreeMap<String, usize>,
 }
 
 impl Row<'_> {
@@ -116,6 +158,15 @@ impl Row<'_> {
         Some(self.field(column).to_owned())
             .filter(|text| !text.is_empty())
             .ok_or_else(|| format!("`{column}` is empty"))
+    }
+
+    /// A number above 0 of a column that may be missing or empty.
+    fn positive(&self, column: &str) -> Result<Option<f32>, String> {
+        if self.field(column).is_empty() {
+            return Ok(None);
+        }
+        let number = self.number(column)?;
+        if number > 0.0 { Ok(Some(number)) } else { Err(format!("`{column}` is {number}, it must be above 0")) }
     }
 
     fn number(&self, column: &str) -> Result<f32, String> {
@@ -141,11 +192,13 @@ fn read<T>(
     let mut reader = csv::Reader::from_path(path).map_err(|error| fail(vec![error.to_string()]))?;
     let headers = reader.headers().map_err(|error| fail(vec![error.to_string()]))?.clone();
     let mut columns = BTreeMap::new();
+    for (index, header) in headers.iter().enumerate() {
+        columns.entry(header.trim_start_matches('\u{feff}').trim().to_owned()).or_insert(index);
+    }
     let mut faults = Vec::new();
     for &column in wanted {
-        match headers.iter().position(|header| header.trim_start_matches('\u{feff}').trim() == column) {
-            Some(index) => drop(columns.insert(column, index)),
-            None => faults.push(format!("line 1: column `{column}` is missing")),
+        if !columns.contains_key(column) {
+            faults.push(format!("line 1: column `{column}` is missing"));
         }
     }
     if !faults.is_empty() {

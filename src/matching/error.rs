@@ -35,6 +35,10 @@ pub enum MatchError {
     CountMismatch { templates: usize, vectors: usize },
     #[error("template {position}: {fault}")]
     BadTemplate { position: usize, fault: String },
+    #[error("{}: {fault}; run `loupe index fit` again", path.display())]
+    Fit { path: PathBuf, fault: String },
+    #[error("{rows} pictures are too few to fit an index; give at least {needed}")]
+    TooFewRows { rows: usize, needed: usize },
     #[error("could not {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error(transparent)]

@@ -1,12 +1,25 @@
 //! How good an index is on queries whose part is known, and how close to an exhaustive search.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::MatchError;
 use super::rank::AcceptRule;
 use super::search::PartIndex;
 use crate::clock::Stopwatch;
-use crate::types::MatchEvidence;
+use crate::types::{MatchEvidence, RankedPart, SizeMm};
+
+/// Parts of which each in turn is taken out of the index to ask whether it is then known for unknown.
+const HOLD_OUT_FOLDS: usize = 10;
+
+/// A picture's embedding with what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    pub part_id: &'a str,
+    /// True size of its box.
+    pub size_mm: Option<SizeMm>,
+}
 
 /// What [`evaluate()`] measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,14 +29,27 @@ pub struct Evaluation {
     pub top1: f64,
     /// Share of queries whose right part is among the first five, 0 to 1.
     pub top5: f64,
+    /// The same with the true size counted in; `None` without a fit or without sizes.
+    pub top1_sized: Option<f64>,
+    pub top5_sized: Option<f64>,
     /// Share of queries whose best part is that of an exhaustive search, 0 to 1.
     pub agreement_with_exact: f64,
+    /// The same of the queries that stage 1 answered alone; `None` when there was none.
+    pub stage1_agreement: Option<f64>,
     /// Share of queries that L1 did not answer alone, 0 to 1.
     pub stage2_rate: f64,
+    /// The same when the parts come with Zipf frequencies, the first of the queries' parts most often.
+    pub stage2_rate_zipf: f64,
     /// Share of queries that meet the accept rule, 0 to 1.
     pub accepted_rate: f64,
     /// Of the accepted ones, the share whose best part is the right one; `None` when none was accepted.
     pub accepted_top1: Option<f64>,
+    /// Area under the ROC of known against unknown parts, a tenth of the parts held out at a time: by similarity.
+    pub unknown_auroc: Option<f64>,
+    /// The same by the fit's probability.
+    pub unknown_auroc_probability: Option<f64>,
+    /// Confusion group → queries of its parts, and the share whose right part stands before the group's others.
+    pub groups: BTreeMap<String, (usize, f64)>,
     /// Median time of searching one query by itself, µs.
     pub p50_us: f64,
     /// 99th percentile of the same, µs.
@@ -32,22 +58,22 @@ pub struct Evaluation {
 
 /// Search every query by itself, as a line with one part a frame does, and compare.
 ///
-/// `embeddings` `[N, dim]`; `part_ids`: the right part of each.
+/// `embeddings` `[N, dim]`; `queries`: what each of them shows.
 ///
 /// # Errors
 /// When the counts differ, there are no queries, or a search fails.
 pub fn evaluate(
     index: &PartIndex,
     embeddings: &[f32],
-    part_ids: &[&str],
+    queries: &[Query<'_>],
     rule: AcceptRule,
 ) -> Result<Evaluation, MatchError> {
-    if embeddings.len() != part_ids.len() * index.dim() || part_ids.is_empty() {
+    if embeddings.len() != queries.len() * index.dim() || queries.is_empty() {
         return Err(MatchError::Shape { values: embeddings.len(), dim: index.dim() });
     }
     let exact = index.search_exact(embeddings)?;
-    let mut found = Vec::with_capacity(part_ids.len());
-    let mut times_us = Vec::with_capacity(part_ids.len());
+    let mut found = Vec::with_capacity(queries.len());
+    let mut times_us = Vec::with_capacity(queries.len());
     for embedding in embeddings.chunks_exact(index.dim()) {
         let watch = Stopwatch::start();
         let answers = index.search(embedding, rule)?;
@@ -55,22 +81,113 @@ pub fn evaluate(
         found.extend(answers);
     }
     times_us.sort_unstable_by(f64::total_cmp);
-    let share = |count: usize| count as f64 / part_ids.len() as f64;
-    let pairs = || found.iter().zip(part_ids);
+
+    let share = |count: usize| count as f64 / queries.len() as f64;
+    let hits = |answers: &[MatchEvidence], within: usize| {
+        let is_hit = |(e, q): &(&MatchEvidence, &Query<'_>)| e.top_k.iter().take(within).any(|r| r.part_id == q.part_id);
+        share(answers.iter().zip(queries).filter(is_hit).count())
+    };
     let is_accepted = |e: &MatchEvidence| e.similarity >= rule.accept_similarity && e.margin >= rule.accept_margin;
     let accepted = found.iter().filter(|e| is_accepted(e)).count();
-    let accepted_right = pairs().filter(|(e, part)| is_accepted(e) && e.part_id == **part).count();
+    let accepted_right = found.iter().zip(queries).filter(|(e, q)| is_accepted(e) && e.part_id == q.part_id).count();
+    let agrees = |(a, b): &(&MatchEvidence, &MatchEvidence)| a.part_id == b.part_id;
+    let alone = found.iter().filter(|e| !e.entered_stage2).count();
+    let alone_agree = found.iter().zip(&exact).filter(|(a, _)| !a.entered_stage2).filter(agrees).count();
+    let sized = queries.iter().any(|q| q.size_mm.is_some()) && index.fit().is_some_and(|fit| fit.sized.is_some());
+    let sized: Option<Vec<MatchEvidence>> =
+        sized.then(|| exact.iter().zip(queries).map(|(e, q)| index.fuse(e.clone(), q.size_mm)).collect());
     Ok(Evaluation {
-        queries: part_ids.len(),
-        top1: share(pairs().filter(|(e, part)| e.part_id == **part).count()),
-        top5: share(pairs().filter(|(e, part)| e.top_k.iter().any(|ranked| ranked.part_id == **part)).count()),
-        agreement_with_exact: share(found.iter().zip(&exact).filter(|(a, b)| a.part_id == b.part_id).count()),
-        stage2_rate: share(found.iter().filter(|e| e.entered_stage2).count()),
+        queries: queries.len(),
+        top1: hits(&found, 1),
+        top5: hits(&found, 5),
+        top1_sized: sized.as_ref().map(|sized| hits(sized, 1)),
+        top5_sized: sized.as_ref().map(|sized| hits(sized, 5)),
+        agreement_with_exact: share(found.iter().zip(&exact).filter(agrees).count()),
+        stage1_agreement: (alone > 0).then(|| alone_agree as f64 / alone as f64),
+        stage2_rate: share(queries.len() - alone),
+        stage2_rate_zipf: zipf_rate(queries, &found),
         accepted_rate: share(accepted),
         accepted_top1: (accepted > 0).then(|| accepted_right as f64 / accepted as f64),
+        unknown_auroc: hold_out_auroc(queries, &exact, |first, _| first.similarity),
+        unknown_auroc_probability: index.fit().and_then(|_| {
+            hold_out_auroc(queries, &exact, |_, rest| {
+                let scored = index.scored(rest, None);
+                let fit = index.fit().map(|fit| fit.plain.probabilities(&scored));
+                fit.unwrap_or_default().into_iter().fold(0.0, f32::max)
+            })
+        }),
+        groups: within_groups(index, queries, &exact),
         p50_us: percentile(&times_us, 0.50),
         p99_us: percentile(&times_us, 0.99),
     })
+}
+
+/// Share of stage 2 when the k-th part of the queries is seen in proportion to 1 / k.
+fn zipf_rate(queries: &[Query<'_>], found: &[MatchEvidence]) -> f64 {
+    let mut rank_of: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut count_of: BTreeMap<&str, usize> = BTreeMap::new();
+    for query in queries {
+        let next = rank_of.len() + 1;
+        rank_of.entry(query.part_id).or_insert(next);
+        *count_of.entry(query.part_id).or_default() += 1;
+    }
+    let weight = |query: &Query<'_>| 1.0 / (rank_of[query.part_id] as f64 * count_of[query.part_id] as f64);
+    let total: f64 = queries.iter().map(weight).sum();
+    queries.iter().zip(found).filter(|(_, e)| e.entered_stage2).map(|(q, _)| weight(q)).sum::<f64>() / total
+}
+
+/// Every tenth part in turn is taken out of the candidates; its queries are then unknown, the others known. Mean area
+/// over the turns. `score` sees the best remaining candidate and all of them.
+fn hold_out_auroc(
+    queries: &[Query<'_>],
+    exact: &[MatchEvidence],
+    score: impl Fn(&RankedPart, &[RankedPart]) -> f32,
+) -> Option<f64> {
+    let parts: BTreeMap<&str, usize> =
+        queries.iter().map(|q| q.part_id).collect::<std::collections::BTreeSet<_>>().into_iter().zip(0..).collect();
+    // Neighbours in the order of part numbers are often look-alikes: a stride spreads them over the turns.
+    let fold_of = |part: &str| parts.get(part).map(|position| position % HOLD_OUT_FOLDS);
+    let areas: Vec<f64> = (0..HOLD_OUT_FOLDS)
+        .filter_map(|fold| {
+            let (mut known, mut unknown) = (Vec::new(), Vec::new());
+            for (query, evidence) in queries.iter().zip(exact) {
+                let rest: Vec<RankedPart> =
+                    evidence.top_k.iter().filter(|r| fold_of(&r.part_id) != Some(fold)).cloned().collect();
+                let score = rest.first().map_or(-1.0, |first| score(first, &rest));
+                if fold_of(query.part_id) == Some(fold) { unknown.push(score) } else { known.push(score) }
+            }
+            auroc(&known, &unknown)
+        })
+        .collect();
+    (!areas.is_empty()).then(|| areas.iter().sum::<f64>() / areas.len() as f64)
+}
+
+/// Probability that a score of `above` exceeds one of `below`, ties counted half (Mann and Whitney 1947).
+fn auroc(above: &[f32], below: &[f32]) -> Option<f64> {
+    if above.is_empty() || below.is_empty() {
+        return None;
+    }
+    let mut sorted = below.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let wins = |score: &f32| {
+        let less = sorted.partition_point(|other| other < score);
+        let not_more = sorted.partition_point(|other| other <= score);
+        (less + not_more) as f64 / 2.0
+    };
+    Some(above.iter().map(wins).sum::<f64>() / (above.len() * below.len()) as f64)
+}
+
+/// For each confusion group, how often the right part stands before the others of the group.
+fn within_groups(index: &PartIndex, queries: &[Query<'_>], found: &[MatchEvidence]) -> BTreeMap<String, (usize, f64)> {
+    let mut groups: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (query, evidence) in queries.iter().zip(found) {
+        let Some(group) = index.groups().of(query.part_id) else { continue };
+        let first = evidence.top_k.iter().find(|r| index.groups().of(&r.part_id) == Some(group));
+        let (count, right) = groups.entry(group.to_owned()).or_default();
+        *count += 1;
+        *right += usize::from(first.is_some_and(|first| first.part_id == query.part_id));
+    }
+    groups.into_iter().map(|(group, (count, right))| (group, (count, right as f64 / count as f64))).collect()
 }
 
 /// The smallest value that at least `share` of the ascending `sorted` do not exceed (nearest rank); 0 when empty.
@@ -82,12 +199,20 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::percentile;
+    use super::{auroc, percentile};
 
     #[test]
     fn percentiles_are_values_that_were_seen() {
         let times: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!((percentile(&times, 0.5), percentile(&times, 0.99)), (50.0, 99.0));
         assert_eq!((percentile(&[7.0], 0.99), percentile(&[], 0.5)), (7.0, 0.0));
+    }
+
+    #[test]
+    fn the_area_counts_ties_half() {
+        assert_eq!(auroc(&[0.9, 0.8], &[0.1, 0.2]), Some(1.0));
+        assert_eq!(auroc(&[0.1], &[0.9]), Some(0.0));
+        assert_eq!(auroc(&[0.5, 0.5], &[0.5]), Some(0.5));
+        assert_eq!(auroc(&[], &[0.5]), None);
     }
 }

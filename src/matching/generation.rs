@@ -1,4 +1,5 @@
-//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`, perhaps `groups.csv`; named `gen-` and the first 12 digits of
+//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`, perhaps `groups.csv` and
+//! `sizes.csv`; named `gen-` and the first 12 digits of
 //! the manifest's digest, and through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only after the digest of every byte was checked, because FAISS trusts the
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 use super::MatchError;
 use super::faiss::{Index, Metric};
 use super::groups::Groups;
+use super::sizes::Sizes;
 use super::ids::TemplateIds;
 use super::manifest::{FileEntry, Manifest};
 use crate::types::Digest;
@@ -23,6 +25,8 @@ pub const L2_FILE: &str = "l2.faiss";
 pub const IDS_FILE: &str = "ids.csv";
 /// Only where the catalogue has confusion groups.
 pub const GROUPS_FILE: &str = "groups.csv";
+/// Only where the catalogue has the parts' sizes.
+pub const SIZES_FILE: &str = "sizes.csv";
 /// Files whose digests the manifest holds.
 pub const CONTENT_FILES: [&str; 3] = [L1_FILE, L2_FILE, IDS_FILE];
 
@@ -35,6 +39,7 @@ pub struct Generation {
     pub manifest: Manifest,
     pub ids: TemplateIds,
     pub groups: Groups,
+    pub sizes: Sizes,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
     /// The cold tier, memory-mapped, with its nprobe set; one search at a time.
@@ -56,7 +61,8 @@ impl Generation {
         let ids_path = dir.join(IDS_FILE);
         let ids = std::fs::read(&ids_path).map_err(MatchError::io("read", &ids_path))?;
         let ids = TemplateIds::parse(&ids).map_err(damaged)?;
-        let groups = read_groups(dir, &manifest)?;
+        let groups = read_optional(dir, &manifest, GROUPS_FILE, Groups::parse)?;
+        let sizes = read_optional(dir, &manifest, SIZES_FILE, Sizes::parse)?;
         let l1 = Index::read(&dir.join(L1_FILE)).map_err(|error| MatchError::damaged(dir, error))?;
         let mut l2 = Index::map(&dir.join(L2_FILE)).map_err(|error| MatchError::damaged(dir, error))?;
         check_shape(L1_FILE, &l1, manifest.dim, manifest.l1.count).map_err(damaged)?;
@@ -66,7 +72,7 @@ impl Generation {
         if l2.list_count().is_some() {
             l2.set_nprobe(manifest.l2.nprobe.max(1))?;
         }
-        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, groups, l1, l2: Mutex::new(l2) })
+        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, groups, sizes, l1, l2: Mutex::new(l2) })
     }
 }
 
@@ -109,17 +115,23 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
 
 /// The files that this generation has by its manifest.
 fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
-    let groups = manifest.files.contains_key(GROUPS_FILE).then_some(GROUPS_FILE);
-    CONTENT_FILES.into_iter().chain(groups)
+    let optional = [GROUPS_FILE, SIZES_FILE].into_iter().filter(|name| manifest.files.contains_key(*name));
+    CONTENT_FILES.into_iter().chain(optional)
 }
 
-fn read_groups(dir: &Path, manifest: &Manifest) -> Result<Groups, MatchError> {
-    if !manifest.files.contains_key(GROUPS_FILE) {
-        return Ok(Groups::default());
+/// The content of an optional file; its default where the generation has none.
+fn read_optional<T: Default>(
+    dir: &Path,
+    manifest: &Manifest,
+    name: &str,
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<T, MatchError> {
+    if !manifest.files.contains_key(name) {
+        return Ok(T::default());
     }
-    let path = dir.join(GROUPS_FILE);
+    let path = dir.join(name);
     let bytes = std::fs::read(&path).map_err(MatchError::io("read", &path))?;
-    Groups::parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))
+    parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))
 }
 
 fn read_manifest(dir: &Path) -> Result<(Manifest, Digest), MatchError> {

@@ -31,6 +31,12 @@ impl Groups {
         self.group_of.len()
     }
 
+    /// Name of the part's group.
+    #[must_use]
+    pub fn of(&self, part_id: &str) -> Option<&str> {
+        self.group_of.get(part_id).map(String::as_str)
+    }
+
     /// Whether two parts are of one group.
     #[must_use]
     pub fn share(&self, one: &str, other: &str) -> bool {

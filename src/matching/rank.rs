@@ -9,6 +9,8 @@ use crate::types::{MatchEvidence, RankedPart, Tier};
 
 /// Parts listed in an answer.
 pub const TOP_PARTS: usize = 5;
+/// Parts kept while searching, so that other evidence than similarity can lift one.
+pub const CANDIDATES: usize = 16;
 /// Margin where there is no other part at all: the widest that two cosines can be apart.
 pub const MARGIN_MAX: f32 = 2.0;
 
@@ -54,7 +56,7 @@ impl Candidate {
 /// The best template of each of the best parts so far.
 #[derive(Debug, Clone, Default)]
 pub struct TopParts {
-    /// Best first, one a part, at most [`TOP_PARTS`].
+    /// Best first, one a part, at most [`CANDIDATES`].
     best: Vec<Candidate>,
 }
 
@@ -62,7 +64,7 @@ impl TopParts {
     /// Whether a template of this similarity could change the answer.
     #[must_use]
     pub fn wants(&self, similarity: f32) -> bool {
-        self.best.len() < TOP_PARTS || self.best.last().is_some_and(|worst| similarity >= worst.similarity)
+        self.best.len() < CANDIDATES || self.best.last().is_some_and(|worst| similarity >= worst.similarity)
     }
 
     /// Count a template in. Templates may come twice and in any order.
@@ -75,7 +77,7 @@ impl TopParts {
         }
         let at = self.best.partition_point(|kept| kept.beats(&candidate));
         self.best.insert(at, candidate);
-        self.best.truncate(TOP_PARTS);
+        self.best.truncate(CANDIDATES);
     }
 
     /// Best first, one a part.
@@ -114,6 +116,8 @@ pub(super) fn evidence(parts: &[Candidate], names: &Names<'_>, stages: Stages) -
         stage2_ms: stages.stage2_ms,
         shares_group: names.share_group(parts),
         delta_sha256: names.delta.sha256(),
+        probability: None,
+        required_probability: None,
         top_k: ranked,
     })
 }
@@ -154,7 +158,14 @@ impl Names<'_> {
         if candidate.tier == Tier::Delta {
             let (template, part_id, color_id) = self.delta.get(candidate.template)?;
             let color_id = color_id.map(str::to_owned);
-            return Some(RankedPart { template, part_id: part_id.to_owned(), color_id, similarity });
+            return Some(RankedPart {
+                template,
+                part_id: part_id.to_owned(),
+                color_id,
+                similarity,
+                probability: None,
+                size_log: None,
+            });
         }
         let (template, _) = self.ids.get(candidate.template)?;
         Some(RankedPart {
@@ -162,6 +173,8 @@ impl Names<'_> {
             part_id: template.part_id.clone(),
             color_id: template.color_id.clone(),
             similarity,
+            probability: None,
+            size_log: None,
         })
     }
 }

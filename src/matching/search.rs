@@ -13,7 +13,8 @@ use std::path::Path;
 
 use super::MatchError;
 use super::delta::{DeltaView, Learning};
-use super::generation::Generation;
+use super::fit::Fit;
+use super::generation::{self, Generation};
 use super::kernel;
 use super::manifest::Manifest;
 use super::rank::{self, AcceptRule, Candidate, Names, Stages, TopParts};
@@ -29,6 +30,8 @@ pub struct PartIndex {
     /// Whether a template is in L1.
     pub(super) is_hot: Vec<bool>,
     hot_covers_all_parts: bool,
+    /// With the digest of its file.
+    pub(super) fit: Option<(Fit, Digest)>,
 }
 
 impl PartIndex {
@@ -39,10 +42,12 @@ impl PartIndex {
     /// When there is no index, or no generation that is whole.
     pub fn open(dir: &Path) -> Result<Self, MatchError> {
         let (generation, quarantined) = store::open_live(dir)?;
-        Ok(Self::of(generation, quarantined))
+        let name = generation::name_of(&generation.sha256);
+        let fit = Fit::load(&Fit::path(dir, &name), generation.sha256)?;
+        Ok(Self { fit, ..Self::of(generation, quarantined) })
     }
 
-    /// Search one opened generation.
+    /// Search one opened generation, without a fit.
     #[must_use]
     pub fn of(generation: Generation, quarantined: Option<Quarantined>) -> Self {
         let mut is_hot = vec![false; generation.ids.len()];
@@ -50,7 +55,7 @@ impl PartIndex {
             is_hot[position as usize] = true;
         }
         let hot_covers_all_parts = generation.ids.hot_covers_all_parts();
-        Self { generation, quarantined, is_hot, hot_covers_all_parts }
+        Self { generation, quarantined, is_hot, hot_covers_all_parts, fit: None }
     }
 
     /// The best parts for each of `embeddings`, `[N, dim]`; one answer each, in order. Times are those of the batch,
@@ -134,6 +139,12 @@ impl PartIndex {
         self.generation.manifest.dim
     }
 
+    /// Name of the live generation's folder.
+    #[must_use]
+    pub fn generation_name(&self) -> String {
+        generation::name_of(&self.generation.sha256)
+    }
+
     /// Digest of the live generation's manifest, and so of everything in it.
     #[must_use]
     pub fn generation_sha256(&self) -> Digest {
@@ -171,6 +182,12 @@ impl PartIndex {
     #[must_use]
     pub fn groups(&self) -> &super::Groups {
         &self.generation.groups
+    }
+
+    /// True sizes of the parts.
+    #[must_use]
+    pub fn sizes(&self) -> &super::Sizes {
+        &self.generation.sizes
     }
 
     /// The damaged generation that this one replaced at opening; the caller logs it and raises the alert.

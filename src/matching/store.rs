@@ -140,7 +140,7 @@ pub(super) fn sync_file(path: &Path) -> Result<(), MatchError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(MatchError::io("sync", path))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), MatchError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), MatchError> {
     sync_file(dir)
 }
 

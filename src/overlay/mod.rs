@@ -88,6 +88,8 @@ mod tests {
 
     fn item(verdict: Verdict, bbox: BoundingBox) -> Item {
         Item {
+            size_mm: None,
+            colour: None,
             ordinal: 0,
             bbox,
             label: "part".to_owned(),

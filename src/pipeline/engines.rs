@@ -1,6 +1,7 @@
 //! The opened models, index and bank of one recipe, as one worker uses them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::provenance::Provenance;
@@ -9,7 +10,9 @@ use crate::capture::{self, CaptureError};
 use crate::config::{LocateStage, Recipe, StageProviders};
 use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
 use crate::locate::{BlobLocator, LocateError, YoloxLocator};
+use crate::matching::catalogue::{self, CatalogueError};
 use crate::matching::{MatchError, PartIndex};
+use crate::measure::ColourTable;
 use crate::quality::Reference;
 use crate::types::{Digest, Provider};
 
@@ -24,6 +27,10 @@ pub enum EngineError {
     Anomaly(#[from] AnomalyError),
     #[error("detector: {0}")]
     Locate(#[from] LocateError),
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
     #[error("reference picture: {0}")]
     Reference(#[from] CaptureError),
 }
@@ -40,6 +47,8 @@ pub struct Engines {
     /// A stage runs elsewhere than its first choice and the recipe does not accept that.
     pub is_fallback: bool,
     model_sha256s: BTreeMap<String, Digest>,
+    /// What measured or fitted numbers a decision rests on, by name.
+    calibration_sha256s: BTreeMap<String, Digest>,
 }
 
 /// How items are found.
@@ -55,6 +64,8 @@ pub enum Locator {
 pub struct Matcher {
     pub model: FeatureModel,
     pub index: Arc<PartIndex>,
+    /// Colours that items are named by; empty where the recipe names none.
+    pub colours: ColourTable,
 }
 
 impl Engines {
@@ -81,6 +92,7 @@ impl Engines {
             providers: BTreeMap::new(),
             is_fallback: false,
             model_sha256s: BTreeMap::new(),
+            calibration_sha256s: BTreeMap::new(),
         };
         match &recipe.locate {
             LocateStage::Whole => {}
@@ -99,7 +111,18 @@ impl Engines {
             let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
             index.require_model(model.embedding_dim(), manifest.sha256())?;
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
-            engines.matcher = Some(Matcher { model, index });
+            if let Some(sha256) = index.fit_sha256() {
+                engines.calibration_sha256s.insert("match.fit".to_owned(), sha256);
+            }
+            let mut colours = ColourTable::default();
+            if let Some(color) = &stage.color {
+                let named = catalogue::read_colours(&color.table)?;
+                colours = ColourTable::new(&named);
+                let sha256 = Digest::of_file(&color.table)
+                    .map_err(|source| EngineError::File { path: color.table.clone(), source })?;
+                engines.calibration_sha256s.insert("match.colors".to_owned(), sha256);
+            }
+            engines.matcher = Some(Matcher { model, index, colours });
         }
         if let Some(stage) = &recipe.anomaly {
             let surface = PatchCore::open(&stage.bank, runtime, &stage.models, &stage.providers.plan)?;
@@ -133,7 +156,7 @@ impl Engines {
     pub fn provenance(&self, recipe: &Recipe, software_sha256: Digest) -> Provenance {
         Provenance {
             bank_sha256: self.surface.as_ref().map(PatchCore::bank_sha256),
-            calibration_sha256s: BTreeMap::new(),
+            calibration_sha256s: self.calibration_sha256s.clone(),
             generation_sha256: self.matcher.as_ref().map(|matcher| matcher.index.generation_sha256()),
             model_sha256s: self.model_sha256s.clone(),
             providers: self.providers.clone(),

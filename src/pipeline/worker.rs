@@ -17,6 +17,7 @@ use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate;
 use crate::matching::AcceptRule;
+use crate::measure::{measure_colour, measure_size};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
 use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings};
@@ -209,7 +210,7 @@ fn examine(station: &Station, engines: &mut Engines, image: &Image, source: &str
     let boxes: Vec<BoundingBox> = detections.iter().map(|detection| detection.bbox).collect();
     found.evidence.items = detections
         .into_iter()
-        .map(|d| ItemEvidence { bbox: d.bbox, label: d.label, confidence: d.confidence, matched: None })
+        .map(|d| ItemEvidence { bbox: d.bbox, label: d.label, confidence: d.confidence, matched: None, size_mm: None, colour: None })
         .collect();
     identify(station, engines, image, source, &boxes, found);
     score(station, engines, image, source, found);
@@ -228,6 +229,12 @@ fn identify(
         return;
     }
     let watch = Stopwatch::start();
+    for item in &mut found.evidence.items {
+        item.size_mm = stage.px_per_mm.and_then(|scale| measure_size(&item.bbox, scale));
+        item.colour = stage.color.as_ref().and_then(|color| {
+            measure_colour(image, &item.bbox, color.gains, &matcher.colours)
+        });
+    }
     let embedding = &matcher.index.manifest().embedding;
     let crop_of =
         |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
@@ -246,7 +253,7 @@ fn identify(
     match matcher.index.search(&embeddings, rule) {
         Ok(matches) => {
             for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
-                item.matched = Some(matched);
+                item.matched = Some(matcher.index.fuse(matched, item.size_mm));
             }
         }
         Err(error) => {

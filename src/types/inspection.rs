@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BoundingBox, Digest, FrameQuality, Provider, Reason, Timestamp, Verdict};
+use super::{BoundingBox, ColourEvidence, Digest, FrameQuality, Provider, Reason, SizeMm, Timestamp, Verdict};
 
 /// UUIDv7, made where the row is born.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +48,12 @@ pub struct RankedPart {
     pub color_id: Option<String>,
     /// Cosine, −1 to 1.
     pub similarity: f32,
+    /// That this is the part, 0 to 1; `None` without a fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f32>,
+    /// Natural logarithm of the density of the item's true size for this part; `None` where one of them is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_log: Option<f32>,
 }
 
 /// What the two-tier search says of one crop.
@@ -75,6 +81,12 @@ pub struct MatchEvidence {
     /// State of the learned templates that were searched with the generation; `None` where there were none.
     #[serde(default)]
     pub delta_sha256: Option<Digest>,
+    /// That the answer is right, 0 to 1; `None` without a fit of the index.
+    #[serde(default)]
+    pub probability: Option<f32>,
+    /// What the fit asks of it.
+    #[serde(default)]
+    pub required_probability: Option<f32>,
 }
 
 /// One located part within an inspection.
@@ -93,6 +105,12 @@ pub struct Item {
     pub similarity: Option<f32>,
     pub margin: Option<f32>,
     pub tier: Option<Tier>,
+    /// Sides of the box where the camera's scale is calibrated.
+    #[serde(default)]
+    pub size_mm: Option<SizeMm>,
+    /// Where the recipe names colours.
+    #[serde(default)]
+    pub colour: Option<ColourEvidence>,
     /// The whole of the search's answer, also when it was not accepted.
     pub matched: Option<MatchEvidence>,
     pub verdict: Verdict,

@@ -8,6 +8,7 @@ mod gpu_stat;
 mod image;
 mod inspection;
 mod learned;
+mod measure;
 mod provider;
 mod quality;
 mod reason;
@@ -23,6 +24,7 @@ pub use inspection::{
     Timings,
 };
 pub use learned::LearnedTemplate;
+pub use measure::{ColourEvidence, SizeMm};
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;

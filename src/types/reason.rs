@@ -29,6 +29,8 @@ pub enum Reason {
     SimilarityLow,
     MarginSmall,
     GroupMarginSmall,
+    ProbabilityLow,
+    NotFitted,
     PartUnknown,
     IndexUnavailable,
     AnomalyAboveThreshold,
@@ -41,7 +43,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 32] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -63,6 +65,8 @@ impl Reason {
         Reason::SimilarityLow,
         Reason::MarginSmall,
         Reason::GroupMarginSmall,
+        Reason::ProbabilityLow,
+        Reason::NotFitted,
         Reason::PartUnknown,
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
@@ -99,6 +103,8 @@ impl Reason {
             Reason::SimilarityLow => "match.similarity_low",
             Reason::MarginSmall => "match.margin_small",
             Reason::GroupMarginSmall => "match.group_margin_small",
+            Reason::ProbabilityLow => "match.probability_low",
+            Reason::NotFitted => "match.not_fitted",
             Reason::PartUnknown => "match.unknown",
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
@@ -135,6 +141,8 @@ impl Reason {
             Reason::WrongLabel => "the detector named a class that the recipe does not allow",
             Reason::SimilarityLow => "the part looks like nothing in the catalogue; it may be unknown",
             Reason::MarginSmall => "two catalogue parts look about equally alike; a person must choose",
+            Reason::ProbabilityLow => "the best part is not probable enough; a person must choose",
+            Reason::NotFitted => "the index generation has no fit; run `loupe index fit`",
             Reason::GroupMarginSmall => "two parts that are known to be confused look about equally alike; a person must choose",
             Reason::PartUnknown => "the part is not in the catalogue; add it, or see `loupe review unknowns`",
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",

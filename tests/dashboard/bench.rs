@@ -187,6 +187,8 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
 
 fn item(ordinal: u32, corners: [f32; 4], part: Option<&str>, reasons: &[Reason], verdict: Verdict) -> Item {
     Item {
+        size_mm: None,
+        colour: None,
         ordinal,
         bbox: corners.into(),
         label: "part".to_owned(),

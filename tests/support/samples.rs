@@ -77,6 +77,8 @@ fn anomaly(number: u64) -> AnomalyEvidence {
 
 pub fn item(ordinal: u32, similarity: f32) -> Item {
     let evidence = MatchEvidence {
+        probability: None,
+        required_probability: None,
         part_id: "3001".to_owned(),
         color_id: Some("5".to_owned()),
         template: 17,
@@ -88,11 +90,13 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
         entered_stage2: true,
         stage1_ms: 0.2,
         stage2_ms: 0.7,
-        top_k: vec![RankedPart { template: 17, part_id: "3001".to_owned(), color_id: None, similarity }],
+        top_k: vec![RankedPart { template: 17, part_id: "3001".to_owned(), color_id: None, similarity, probability: None, size_log: None }],
         shares_group: false,
         delta_sha256: None,
     };
     Item {
+        size_mm: None,
+        colour: None,
         ordinal,
         bbox: BoundingBox::new(10.25, 20.5, 110.75, 95.125),
         label: "part".to_owned(),

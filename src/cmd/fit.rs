@@ -1,0 +1,103 @@
+//! `loupe index fit`: how probable a match is, and how probable it must be, learned from pictures whose part is known.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use super::index::{embed_all, grown_within, query_of};
+use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
+use crate::matching::{AcceptRule, FitRow, PartIndex, Scorer, catalogue, fitting};
+use crate::types::Image;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of the index; the fit belongs to its live generation.
+    #[arg(long)]
+    index: PathBuf,
+    /// CSV file of pictures whose part is known; needs the columns file, part_num, x1, y1, x2 and y2 (box in pixels),
+    /// and px_per_mm where true sizes are to count. They must not be the templates, nor the pictures you judge it by.
+    #[arg(long)]
+    queries: PathBuf,
+    /// Folder that the file column starts from.
+    #[arg(long)]
+    root: PathBuf,
+    /// Folder of the embedding model; it must be the one the index was built with.
+    #[arg(long, default_value = "models/partnet")]
+    model: PathBuf,
+    /// Share of wrong names among the accepted that you put up with, 0 to 1.
+    #[arg(long, default_value_t = 0.001)]
+    target_error: f32,
+    /// Share of items that will be of no catalogue part, 0 to 1.
+    #[arg(long, default_value_t = 0.05)]
+    unknown_ratio: f32,
+    /// ONNX Runtime's library; default: ORT_DYLIB_PATH, else /usr/lib/loupe/libonnxruntime.so.
+    #[arg(long)]
+    onnxruntime: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// # Errors
+/// When a file, the model or the index cannot be used, or there are too few pictures.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    for (name, value) in [("target-error", args.target_error), ("unknown-ratio", args.unknown_ratio)] {
+        if !(0.0..1.0).contains(&value) {
+            return Err(Failure::usage(anyhow::anyhow!("--{name} is {value}; it must be 0 or more and below 1")).into());
+        }
+    }
+    let rows = catalogue::read_queries(&args.queries)?;
+    let index = PartIndex::open(&args.index)?;
+    let manifest = ModelManifest::load(&args.model)?;
+    let runtime = Runtime::load(args.onnxruntime.as_deref())?;
+    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
+    index.require_model(model.embedding_dim(), manifest.sha256())?;
+    let embedding = &index.manifest().embedding;
+    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
+    let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
+    let vectors = embed_all(&mut model, &sources, area, embedding.input_px, &args.queries)?;
+    // A rule that nothing meets: both tiers are searched.
+    let everything = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
+    let answers = index.search(&vectors, everything)?;
+    let fit_rows: Vec<FitRow> = rows
+        .iter()
+        .zip(&answers)
+        .map(|(row, answer)| {
+            let scored = index.scored(&answer.top_k, query_of(row).size_mm);
+            let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
+            FitRow { part_id: row.part_num.clone(), candidates: names.zip(scored).collect() }
+        })
+        .collect();
+    let fit = fitting::fit(index.generation_sha256(), &fit_rows, args.unknown_ratio, args.target_error)?;
+    let path = fit.store(&args.index, &index.generation_name())?;
+    if args.json {
+        println!("{}", serde_json::to_string(&fit)?);
+        return Ok(());
+    }
+    println!("fitted       {} from {} pictures", path.display(), fit.rows);
+    print_scorer("without size", &fit.plain);
+    if let Some(sized) = &fit.sized {
+        print_scorer("with size", sized);
+    }
+    if fit.plain.error_ratio_upper > args.target_error {
+        eprintln!(
+            "with this many pictures an error of {:.4} cannot be shown: the upper 95 % bound is {:.4}; give more pictures",
+            args.target_error, fit.plain.error_ratio_upper
+        );
+    }
+    println!("a recipe uses it with `use_fit = true` under [match]");
+    Ok(())
+}
+
+fn print_scorer(name: &str, scorer: &Scorer) {
+    println!(
+        "{name:12} accepts above {:.4}: {:.1} % of the pictures, {:.2} % of them wrong (at most {:.2} %); calibration error {:.3}",
+        scorer.threshold,
+        scorer.accepted_ratio * 100.0,
+        scorer.error_ratio * 100.0,
+        scorer.error_ratio_upper * 100.0,
+        scorer.ece
+    );
+    if !scorer.part_thresholds.is_empty() {
+        println!("{:12} {} part(s) must be surer, having been mistaken", "", scorer.part_thresholds.len());
+    }
+}

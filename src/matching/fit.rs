@@ -1,0 +1,244 @@
+//! The fit of a generation: from a query's candidates to the probability that the best is right, and how much is asked.
+//!
+//! Of the candidates `c` and the answer "none of them", each has the score
+//! `z_c = similarity × cos_c + size × ln p(box | part_c) + group × [c shares the first one's confusion group]`,
+//! `z_none = none`, and the probability `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). The weights are learned
+//! by [`super::fitting`] from pictures whose part is known, apart for queries with and without a true size.
+//!
+//! Invariants: a fit belongs to one generation, by digest; a probability that cannot be computed is 0, so it holds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::MatchError;
+use super::store;
+use crate::types::Digest;
+
+/// Layout of the file; raised when an older reader would misread it.
+const FORMAT: u32 = 1;
+const FOLDER: &str = "fits";
+
+/// What one candidate part shows for itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    /// Cosine, −1 to 1.
+    pub similarity: f32,
+    /// [`crate::measure::log_likelihood`] of the item's box; `None` where the scale or the part's size is not known.
+    pub size_log: Option<f32>,
+    /// It is not the most similar candidate, but of that one's confusion group.
+    pub is_rival: bool,
+}
+
+/// Weights of the evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    pub similarity: f32,
+    pub size: f32,
+    pub group: f32,
+    pub none: f32,
+}
+
+/// Weights with the probabilities they ask for and how well they did on pictures they were not learned from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scorer {
+    pub weights: Weights,
+    /// A match is accepted *above* this, 0 to 1.
+    pub threshold: f32,
+    /// Parts that were wrongly accepted above it, with the probability they must exceed instead.
+    pub part_thresholds: BTreeMap<String, f32>,
+    /// Expected calibration error: mean distance of probability and hit rate over bins of equal weight, 0 to 1.
+    pub ece: f32,
+    /// Share of the pictures that were accepted, 0 to 1.
+    pub accepted_ratio: f32,
+    /// Share of the accepted ones that were wrong, 0 to 1.
+    pub error_ratio: f32,
+    /// Its upper 95 % bound (Wilson 1927).
+    pub error_ratio_upper: f32,
+}
+
+/// The whole of `fits/GENERATION.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fit {
+    pub format: u32,
+    pub generation_sha256: Digest,
+    /// Asked share of wrong ones among the accepted, 0 to 1.
+    pub target_error: f32,
+    /// Pictures it was learned from.
+    pub rows: usize,
+    /// For items without a true size.
+    pub plain: Scorer,
+    /// For items whose scale is known; `None` where the pictures or the catalogue had no sizes.
+    pub sized: Option<Scorer>,
+}
+
+impl Scorer {
+    /// Probability of each candidate, in order; all 0 when a score is not a number.
+    #[must_use]
+    pub fn probabilities(&self, candidates: &[Scored]) -> Vec<f32> {
+        self.weights.probabilities(candidates)
+    }
+
+    /// The probability that a match with `part_id` must exceed.
+    #[must_use]
+    pub fn required(&self, part_id: &str) -> f32 {
+        self.part_thresholds.get(part_id).copied().unwrap_or(self.threshold)
+    }
+}
+
+impl Weights {
+    pub(super) fn probabilities(&self, candidates: &[Scored]) -> Vec<f32> {
+        let scores: Vec<f32> = candidates.iter().map(|candidate| self.score(candidate)).collect();
+        if scores.iter().any(|score| !score.is_finite()) {
+            return vec![0.0; candidates.len()];
+        }
+        let top = scores.iter().copied().fold(self.none, f32::max);
+        let exps: Vec<f32> = scores.iter().map(|score| (score - top).exp()).collect();
+        let total = exps.iter().sum::<f32>() + (self.none - top).exp();
+        exps.iter().map(|exp| exp / total).collect()
+    }
+
+    fn score(&self, candidate: &Scored) -> f32 {
+        let rival = if candidate.is_rival { self.group } else { 0.0 };
+        self.similarity * candidate.similarity + self.size * candidate.size_log.unwrap_or(0.0) + rival
+    }
+}
+
+impl Fit {
+    /// The one to use: by size only where every candidate has one.
+    #[must_use]
+    pub fn scorer(&self, candidates: &[Scored]) -> &Scorer {
+        match &self.sized {
+            Some(sized) if candidates.iter().all(|candidate| candidate.size_log.is_some()) => sized,
+            _ => &self.plain,
+        }
+    }
+
+    /// Where the fit of the generation `name` lies in the index folder `dir`.
+    #[must_use]
+    pub fn path(dir: &Path, name: &str) -> PathBuf {
+        dir.join(FOLDER).join(format!("{name}.json"))
+    }
+
+    /// The fit of a generation and the digest of its file; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged, or is the fit of another generation.
+    pub fn load(path: &Path, generation_sha256: Digest) -> Result<Option<(Self, Digest)>, MatchError> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(MatchError::io("read", path)(error)),
+        };
+        let fault = |fault: String| MatchError::Fit { path: path.to_owned(), fault };
+        let fit: Self = serde_json::from_slice(&bytes).map_err(|error| fault(error.to_string()))?;
+        if fit.format != FORMAT {
+            return Err(fault(format!("it has format {}, this version reads {FORMAT}", fit.format)));
+        }
+        if fit.generation_sha256 != generation_sha256 {
+            return Err(fault(format!("it is the fit of generation {}…", fit.generation_sha256.short())));
+        }
+        for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
+            let Weights { similarity, size, group, none } = scorer.weights;
+            let thresholds = std::iter::once(&scorer.threshold).chain(scorer.part_thresholds.values());
+            if [similarity, size, group, none].iter().any(|weight| !weight.is_finite())
+                || thresholds.into_iter().any(|threshold| !(0.0..=1.0).contains(threshold))
+            {
+                return Err(fault("a weight is not a number or a threshold is not 0 to 1".to_owned()));
+            }
+        }
+        Ok(Some((fit, Digest::of(&bytes))))
+    }
+
+    /// Write the fit where [`Fit::load`] finds it, whole or not at all; its path.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn store(&self, dir: &Path, name: &str) -> Result<PathBuf, MatchError> {
+        let path = Self::path(dir, name);
+        let folder = dir.join(FOLDER);
+        std::fs::create_dir_all(&folder).map_err(MatchError::io("create", &folder))?;
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| MatchError::Fit { path: path.clone(), fault: error.to_string() })?;
+        bytes.push(b'\n');
+        let temporary = path.with_extension("json.part");
+        store::write_synced(&temporary, &bytes)?;
+        std::fs::rename(&temporary, &path).map_err(MatchError::io("rename", &path))?;
+        store::sync_dir(&folder)?;
+        Ok(path)
+    }
+
+    pub(super) fn new(generation_sha256: Digest, target_error: f32, rows: usize, plain: Scorer, sized: Option<Scorer>) -> Self {
+        Self { format: FORMAT, generation_sha256, target_error, rows, plain, sized }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Fit, Scored, Scorer, Weights};
+    use crate::types::Digest;
+
+    fn scored(similarity: f32, size_log: Option<f32>) -> Scored {
+        Scored { similarity, size_log, is_rival: false }
+    }
+
+    fn scorer() -> Scorer {
+        let weights = Weights { similarity: 20.0, size: 1.0, group: 1.0, none: 10.0 };
+        Scorer {
+            weights,
+            threshold: 0.9,
+            part_thresholds: BTreeMap::from([("3023".to_owned(), 0.97)]),
+            ece: 0.01,
+            accepted_ratio: 0.8,
+            error_ratio: 0.0,
+            error_ratio_upper: 0.01,
+        }
+    }
+
+    fn fit() -> Fit {
+        Fit::new(Digest::of(b"generation"), 0.001, 100, scorer(), Some(scorer()))
+    }
+
+    #[test]
+    fn probabilities_leave_room_for_none_and_fall_to_a_rival() {
+        let clear = scorer().probabilities(&[scored(0.9, None), scored(0.5, None)]);
+        assert!(clear[0] > 0.99 && clear.iter().sum::<f32>() < 1.0);
+        let far = scorer().probabilities(&[scored(0.2, None), scored(0.1, None)]);
+        assert!(far[0] < 0.01, "unlike everything: {far:?}");
+        let rival = |is_rival| scorer().probabilities(&[scored(0.9, None), Scored { is_rival, ..scored(0.85, None) }])[0];
+        assert!(rival(true) < rival(false));
+        assert_eq!(scorer().probabilities(&[scored(f32::NAN, None), scored(0.9, None)]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn size_decides_between_look_alikes_and_counts_only_where_all_have_one() {
+        let p = scorer().probabilities(&[scored(0.80, Some(-9.0)), scored(0.79, Some(1.0))]);
+        assert!(p[1] > 0.9, "{p:?}");
+        let fit = fit();
+        assert!(std::ptr::eq(fit.scorer(&[scored(0.8, Some(1.0)), scored(0.7, None)]), &raw const fit.plain));
+        assert!(!std::ptr::eq(fit.scorer(&[scored(0.8, Some(1.0))]), &raw const fit.plain));
+    }
+
+    #[test]
+    fn a_fit_comes_back_and_one_of_another_generation_or_a_broken_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fit().store(dir.path(), "gen-0123456789ab").unwrap();
+        assert_eq!(path, Fit::path(dir.path(), "gen-0123456789ab"));
+        let (again, _) = Fit::load(&path, Digest::of(b"generation")).unwrap().unwrap();
+        assert_eq!(again, fit());
+        assert!(Fit::load(&path, Digest::of(b"other")).unwrap_err().to_string().contains("generation"));
+        assert_eq!(Fit::load(&dir.path().join("none.json"), Digest::of(b"generation")).unwrap(), None);
+        let text = std::fs::read_to_string(&path).unwrap();
+        for broken in [text[..text.len() / 2].to_owned(), text.replace("0.9,", "1.9,"), text.replace("20.0", "1e99")] {
+            std::fs::write(&path, broken).unwrap();
+            let error = Fit::load(&path, Digest::of(b"generation")).unwrap_err().to_string();
+            assert!(error.contains("gen-0123456789ab.json"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `sizes.csv`: the true sides of the catalogue's parts, millimetres. Pure.
+//!
+//! A generation without the file knows no sizes, and no size then counts in a match.
+
+use std::collections::BTreeMap;
+
+use super::MatchError;
+
+const HEADER: [&str; 4] = ["part_id", "x_mm", "y_mm", "z_mm"];
+
+/// Part → its three sides, mm; y is the side that is upright as the part is modelled.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sizes {
+    mm_of: BTreeMap<String, [f32; 3]>,
+}
+
+impl Sizes {
+    /// # Errors
+    /// A sentence naming the part whose side is not a positive number.
+    pub fn new(mm_of: BTreeMap<String, [f32; 3]>) -> Result<Self, String> {
+        let is_bad = |sides: &[f32; 3]| sides.iter().any(|side| !side.is_finite() || *side <= 0.0);
+        match mm_of.iter().find(|(_, sides)| is_bad(sides)) {
+            Some((part, sides)) => Err(format!("part `{part}` has the sides {sides:?} mm; each must be above 0")),
+            None => Ok(Self { mm_of }),
+        }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mm_of.is_empty()
+    }
+
+    /// Number of parts whose size is known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.mm_of.len()
+    }
+
+    #[must_use]
+    pub fn of(&self, part_id: &str) -> Option<[f32; 3]> {
+        self.mm_of.get(part_id).copied()
+    }
+
+    /// # Errors
+    /// When writing to memory fails, which it does not.
+    pub fn to_csv(&self) -> Result<Vec<u8>, MatchError> {
+        let io = |source: csv::Error| MatchError::Io {
+            action: "write",
+            path: "sizes.csv".into(),
+            source: std::io::Error::other(source),
+        };
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(HEADER).map_err(io)?;
+        for (part, [x, y, z]) in &self.mm_of {
+            writer.write_record([part, &x.to_string(), &y.to_string(), &z.to_string()]).map_err(io)?;
+        }
+        writer.into_inner().map_err(|error| io(error.into_error().into()))
+    }
+
+    /// # Errors
+    /// A sentence saying what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut reader = csv::Reader::from_reader(bytes);
+        let header = reader.headers().map_err(|error| format!("sizes.csv: {error}"))?;
+        if header != &csv::StringRecord::from(HEADER.to_vec()) {
+            return Err(format!("sizes.csv: the header is not `{}`", HEADER.join(",")));
+        }
+        let mut mm_of = BTreeMap::new();
+        for record in reader.records() {
+            let record = record.map_err(|error| format!("sizes.csv: {error}"))?;
+            let side = |column: usize| {
+                record[column].parse::<f32>().map_err(|_| format!("sizes.csv: `{}` is not a number", &record[column]))
+            };
+            let sides = [side(1)?, side(2)?, side(3)?];
+            if mm_of.insert(record[0].to_owned(), sides).is_some() {
+                return Err(format!("sizes.csv: part `{}` stands twice", &record[0]));
+            }
+        }
+        Self::new(mm_of).map_err(|fault| format!("sizes.csv: {fault}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::Sizes;
+
+    #[test]
+    fn sizes_come_back_from_their_file() {
+        let sizes = Sizes::new(BTreeMap::from([("3005".to_owned(), [8.0, 11.2, 8.0])])).unwrap();
+        let again = Sizes::parse(&sizes.to_csv().unwrap()).unwrap();
+        assert_eq!(again, sizes);
+        assert_eq!((again.of("3005"), again.of("3004")), (Some([8.0, 11.2, 8.0]), None));
+    }
+
+    #[test]
+    fn bad_sides_headers_and_repeats_are_named() {
+        for (text, word) in [
+            ("part,x\n", "header"),
+            ("part_id,x_mm,y_mm,z_mm\na,1,2,b\n", "`b`"),
+            ("part_id,x_mm,y_mm,z_mm\na,1,2,0\n", "above 0"),
+            ("part_id,x_mm,y_mm,z_mm\na,1,2,NaN\n", "above 0"),
+            ("part_id,x_mm,y_mm,z_mm\na,1,2,3\na,1,2,3\n", "twice"),
+            ("part_id,x_mm,y_mm,z_mm\na,1\n", "sizes.csv"),
+        ] {
+            let fault = Sizes::parse(text.as_bytes()).unwrap_err();
+            assert!(fault.contains(word), "{text:?}: {fault}");
+        }
+    }
+}
