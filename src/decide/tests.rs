@@ -267,3 +267,24 @@ fn unknown_is_below_its_own_limit_and_fails_only_where_the_rules_say_so() {
     assert_eq!(decide_with(part(f32::NAN, 0.1), &stage, &fail), (Verdict::Hold, vec![Reason::SimilarityLow]));
     assert_eq!(decide_with(part(0.4, 0.1), &matching(), &fail), (Verdict::Fail, vec![Reason::SimilarityLow]));
 }
+
+#[test]
+fn with_a_fit_the_probability_decides_and_its_absence_holds() {
+    let fitted = MatchStage { use_fit: true, ..matching() };
+    let decided = |probability: Option<f32>, required: Option<f32>| {
+        let mut item = part(0.95, 0.1);
+        if let Some(matched) = &mut item.matched {
+            (matched.probability, matched.required_probability) = (probability, required);
+        }
+        let rules = Rules::default();
+        let criteria = Criteria { rules: &rules, matching: Some(&fitted), anomaly: None, has_detector: false };
+        match decide(&evidence(vec![item]), criteria) {
+            Decision::Decided { verdict, reasons, .. } => (verdict, reasons),
+            Decision::Ignored(reason) => panic!("ignored: {reason}"),
+        }
+    };
+    assert_eq!(decided(Some(0.995), Some(0.99)), (Verdict::Pass, vec![]));
+    assert_eq!(decided(Some(0.99), Some(0.99)), (Verdict::Hold, vec![Reason::ProbabilityLow]));
+    assert_eq!(decided(Some(f32::NAN), Some(0.99)), (Verdict::Hold, vec![Reason::ProbabilityLow]));
+    assert_eq!(decided(None, None), (Verdict::Hold, vec![Reason::NotFitted]));
+}

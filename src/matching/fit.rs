@@ -2,8 +2,9 @@
 //!
 //! Of the candidates `c` and the answer "none of them", each has the score
 //! `z_c = similarity × cos_c + size × ln p(box | part_c) + group × [c shares the first one's confusion group]`,
-//! `z_none = none`, and the probability `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). The weights are learned
-//! by [`super::fitting`] from pictures whose part is known, apart for queries with and without a true size.
+//! `z_none = none`, and the share `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). A rising curve makes that share
+//! the hit rate that was seen at it. Both are learned by [`super::fitting`] from pictures whose part is known, apart for
+//! queries with and without a true size.
 //!
 //! Invariants: a fit belongs to one generation, by digest; a probability that cannot be computed is 0, so it holds.
 
@@ -46,6 +47,8 @@ pub struct Weights {
 #[serde(deny_unknown_fields)]
 pub struct Scorer {
     pub weights: Weights,
+    /// `[share, hit rate]`, both rising from 0 to 1; straight between the points.
+    pub curve: Vec<[f32; 2]>,
     /// A match is accepted *above* this, 0 to 1.
     pub threshold: f32,
     /// Parts that were wrongly accepted above it, with the probability they must exceed instead.
@@ -80,7 +83,7 @@ impl Scorer {
     /// Probability of each candidate, in order; all 0 when a score is not a number.
     #[must_use]
     pub fn probabilities(&self, candidates: &[Scored]) -> Vec<f32> {
-        self.weights.probabilities(candidates)
+        self.weights.shares(candidates).into_iter().map(|share| on_curve(&self.curve, share)).collect()
     }
 
     /// The probability that a match with `part_id` must exceed.
@@ -90,8 +93,19 @@ impl Scorer {
     }
 }
 
+/// The height of a rising `curve` at `share`; `share` itself where the curve has no points.
+pub(super) fn on_curve(curve: &[[f32; 2]], share: f32) -> f32 {
+    let after = curve.partition_point(|[x, _]| *x < share);
+    match (after.checked_sub(1).and_then(|before| curve.get(before)), curve.get(after)) {
+        (Some([x1, y1]), Some([x2, y2])) => y1 + (y2 - y1) * (share - x1) / (x2 - x1),
+        (None, Some([_, y])) | (Some([_, y]), None) => *y,
+        (None, None) => share,
+    }
+}
+
 impl Weights {
-    pub(super) fn probabilities(&self, candidates: &[Scored]) -> Vec<f32> {
+    /// Share of each candidate in all answers, none of them included; all 0 when a score is not a number.
+    pub(super) fn shares(&self, candidates: &[Scored]) -> Vec<f32> {
         let scores: Vec<f32> = candidates.iter().map(|candidate| self.score(candidate)).collect();
         if scores.iter().any(|score| !score.is_finite()) {
             return vec![0.0; candidates.len()];
@@ -144,6 +158,10 @@ impl Fit {
         }
         for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
             let Weights { similarity, size, group, none } = scorer.weights;
+            let rises = scorer.curve.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]);
+            if !rises || scorer.curve.iter().flatten().any(|value| !(0.0..=1.0).contains(value)) {
+                return Err(fault("its curve does not rise from 0 to 1".to_owned()));
+            }
             let thresholds = std::iter::once(&scorer.threshold).chain(scorer.part_thresholds.values());
             if [similarity, size, group, none].iter().any(|weight| !weight.is_finite())
                 || thresholds.into_iter().any(|threshold| !(0.0..=1.0).contains(threshold))
@@ -192,6 +210,7 @@ mod tests {
         let weights = Weights { similarity: 20.0, size: 1.0, group: 1.0, none: 10.0 };
         Scorer {
             weights,
+            curve: vec![[0.0, 0.0], [1.0, 1.0]],
             threshold: 0.9,
             part_thresholds: BTreeMap::from([("3023".to_owned(), 0.97)]),
             ece: 0.01,

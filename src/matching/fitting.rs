@@ -2,13 +2,14 @@
 //!
 //! Each picture counts twice: as a part of the catalogue, and, with the share of unknown parts that is expected, as one
 //! that is not, its own part taken from the candidates. The weights maximise the likelihood of a conditional logit with a
-//! small ridge, which is concave, by Newton's method. Probabilities for calibration and thresholds are cross-fitted:
+//! small ridge, which is concave, by Newton's method; the curve from shares to hit rates is isotonic (pool adjacent
+//! violators; Ayer et al. 1955) over bins of equal weight. Probabilities for calibration and thresholds are cross-fitted:
 //! those of one half of the pictures come from weights learned on the other half.
 
 use std::collections::BTreeMap;
 
 use super::MatchError;
-use super::fit::{Fit, Scored, Scorer, Weights};
+use super::fit::{Fit, Scored, Scorer, Weights, on_curve};
 use crate::types::Digest;
 
 /// Pictures below which nothing is fitted.
@@ -20,6 +21,11 @@ const NEWTON_STEPS: usize = 60;
 const RIDGE: f64 = 1e-3;
 /// Bins of equal weight of the calibration error.
 const BINS: usize = 15;
+/// Bins of equal weight that the curve is made from.
+const CURVE_BINS: usize = 20;
+
+/// Learned weights and the curve that goes with them.
+type Learned = (Weights, Vec<[f32; 2]>);
 
 /// One picture: what the search offered for it, best first.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +88,7 @@ fn scorer(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Scorer {
     // The two examples of a picture stay in one half.
     let (even, odd): (Vec<_>, Vec<_>) = examples.chunks(2).enumerate().partition(|(position, _)| position % 2 == 0);
     let (even, odd) = (joined(&even), joined(&odd));
-    let (of_even, of_odd) = (learn(&even), learn(&odd));
+    let (of_even, of_odd) = (learn_curved(&even), learn_curved(&odd));
     let outcomes: Vec<Outcome<'_>> =
         even.iter().map(|e| outcome(e, &of_odd)).chain(odd.iter().map(|e| outcome(e, &of_even))).collect();
     let (threshold, part_thresholds) = thresholds(&outcomes, f64::from(target_error));
@@ -91,9 +97,11 @@ fn scorer(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Scorer {
     let weight_of = |wanted: &dyn Fn(&&Outcome<'_>) -> bool| -> f64 { outcomes.iter().filter(wanted).map(|o| o.weight).sum() };
     let (all, accepted) = (weight_of(&|_| true), weight_of(&|o| is_accepted(o)));
     let wrong = weight_of(&|o| is_accepted(o) && !o.is_right);
+    let (weights, curve) = learn_curved(&examples);
     #[expect(clippy::cast_possible_truncation, reason = "ratios")]
     Scorer {
-        weights: learn(&examples),
+        weights,
+        curve,
         threshold,
         ece: calibration_error(&outcomes) as f32,
         accepted_ratio: (accepted / all) as f32,
@@ -149,6 +157,54 @@ fn learn(examples: &[Example<'_>]) -> Weights {
     #[expect(clippy::cast_possible_truncation, reason = "weights are used as f32")]
     let [similarity, size, group, none] = w.map(|weight| weight as f32);
     Weights { similarity, size, group, none }
+}
+
+/// Weights and curve that suit the examples.
+fn learn_curved(examples: &[Example<'_>]) -> Learned {
+    let weights = learn(examples);
+    let shares = (weights, Vec::new());
+    let outcomes: Vec<Outcome<'_>> = examples.iter().map(|example| outcome(example, &shares)).collect();
+    let curve = curve(&outcomes);
+    (weights, curve)
+}
+
+/// A rising curve through `[mean share, hit rate]` of bins of equal weight, and through 0 and 1.
+fn curve(outcomes: &[Outcome<'_>]) -> Vec<[f32; 2]> {
+    // Blocks of (weight, Σ weight × share, Σ weight of hits); a block that falls is joined with the one before.
+    let mut blocks: Vec<[f64; 3]> = Vec::new();
+    for bin in binned(outcomes, CURVE_BINS).into_iter().filter(|bin| bin[0] > 0.0) {
+        blocks.push(bin);
+        while let [.., before, last] = blocks.as_slice()
+            && before[2] * last[0] >= last[2] * before[0]
+        {
+            let joined = std::array::from_fn(|i| before[i] + last[i]);
+            blocks.truncate(blocks.len() - 2);
+            blocks.push(joined);
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "ratios")]
+    let points = blocks.iter().map(|[weight, share, hits]| [(share / weight) as f32, (hits / weight) as f32]);
+    let mut curve = vec![[0.0, 0.0]];
+    curve.extend(points.filter(|[x, _]| *x > 1e-6 && *x < 1.0 - 1e-6));
+    curve.push([1.0, 1.0]);
+    curve
+}
+
+/// Outcomes by rising probability in bins of equal weight: (weight, Σ weight × probability, Σ weight of hits).
+fn binned(outcomes: &[Outcome<'_>], count: usize) -> Vec<[f64; 3]> {
+    let mut sorted: Vec<&Outcome<'_>> = outcomes.iter().collect();
+    sorted.sort_by(|a, b| a.probability.total_cmp(&b.probability));
+    let total: f64 = sorted.iter().map(|outcome| outcome.weight).sum();
+    let (mut bins, mut seen) = (vec![[0.0; 3]; count], 0.0);
+    for outcome in sorted {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the bins")]
+        let bin = &mut bins[((seen / total * count as f64) as usize).min(count - 1)];
+        seen += outcome.weight;
+        bin[0] += outcome.weight;
+        bin[1] += outcome.weight * f64::from(outcome.probability);
+        bin[2] += if outcome.is_right { outcome.weight } else { 0.0 };
+    }
+    bins
 }
 
 /// Probabilities of the candidates and, last, of none of them.
@@ -215,12 +271,12 @@ fn solve(mut a: [[f64; FEATURES]; FEATURES], mut b: [f64; FEATURES]) -> Option<[
     Some(x)
 }
 
-fn outcome<'a>(example: &Example<'a>, weights: &Weights) -> Outcome<'a> {
-    let p = weights.probabilities(&example.scored);
+fn outcome<'a>(example: &Example<'a>, (weights, curve): &Learned) -> Outcome<'a> {
+    let p = weights.shares(&example.scored);
     let best = (0..p.len()).max_by(|&i, &j| p[i].total_cmp(&p[j]).then(j.cmp(&i)));
     Outcome {
         part_id: best.map_or("", |best| example.parts[best]),
-        probability: best.map_or(0.0, |best| p[best]),
+        probability: best.map_or(0.0, |best| on_curve(curve, p[best])),
         is_right: best.is_some() && best == example.truth,
         weight: example.weight,
     }
@@ -253,22 +309,9 @@ fn thresholds(outcomes: &[Outcome<'_>], target: f64) -> (f32, BTreeMap<String, f
 
 /// Expected calibration error (Naeini et al. 2015) over [`BINS`] bins of equal weight.
 fn calibration_error(outcomes: &[Outcome<'_>]) -> f64 {
-    let mut sorted: Vec<&Outcome<'_>> = outcomes.iter().collect();
-    sorted.sort_by(|a, b| a.probability.total_cmp(&b.probability));
-    let total: f64 = sorted.iter().map(|outcome| outcome.weight).sum();
-    let (mut error, mut seen) = (0.0, 0.0);
-    let mut bins = [(0.0, 0.0); BINS];
-    for outcome in sorted {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the bins")]
-        let bin = ((seen / total * BINS as f64) as usize).min(BINS - 1);
-        seen += outcome.weight;
-        bins[bin].0 += outcome.weight * f64::from(outcome.probability);
-        bins[bin].1 += if outcome.is_right { outcome.weight } else { 0.0 };
-    }
-    for (expected, right) in bins {
-        error += (expected - right).abs() / total;
-    }
-    error
+    let bins = binned(outcomes, BINS);
+    let total: f64 = bins.iter().map(|[weight, ..]| weight).sum();
+    bins.iter().map(|[_, expected, right]| (expected - right).abs() / total).sum()
 }
 
 /// Upper end of the 95 % score interval of `wrong` in `n` (Wilson 1927).

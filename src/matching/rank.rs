@@ -181,7 +181,7 @@ impl Names<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AcceptRule, Candidate, MARGIN_MAX, TOP_PARTS, TopParts, margin};
+    use super::{AcceptRule, Candidate, MARGIN_MAX, CANDIDATES, TopParts, margin};
     use crate::types::Tier;
 
     fn candidate(template: u32, part: u32, similarity: f32) -> Candidate {
@@ -204,7 +204,7 @@ mod tests {
             sorted.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.template.cmp(&b.template)));
             let mut wanted: Vec<Candidate> = Vec::new();
             for candidate in sorted {
-                if wanted.len() < TOP_PARTS && wanted.iter().all(|kept| kept.part != candidate.part) {
+                if wanted.len() < CANDIDATES && wanted.iter().all(|kept| kept.part != candidate.part) {
                     wanted.push(candidate);
                 }
             }

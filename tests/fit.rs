@@ -1,0 +1,122 @@
+//! The fit of an index through its public face: learned, stored, found again, and what it does to a match.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use loupe::matching::{
+    AcceptRule, BuildOptions, Embedding, Fit, FitRow, Groups, IndexBuilder, PartIndex, Sizes, Template, fitting,
+};
+use loupe::types::{Digest, SizeMm};
+
+const DIM: usize = 16;
+const EVERYTHING: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
+
+fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+    let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|v| *v /= norm);
+    vector
+}
+
+/// Pairs of parts that look nearly alike and differ in length: `2k` is 20 mm long, `2k + 1` 40 mm.
+fn centre(part: usize) -> Vec<f32> {
+    let mut rng = fastrand::Rng::with_seed(part as u64 / 2);
+    let mut vector: Vec<f32> = (0..DIM).map(|_| rng.f32() - 0.5).collect();
+    vector[0] += if part.is_multiple_of(2) { 0.04 } else { -0.04 };
+    unit(vector)
+}
+
+fn build(dir: &Path, parts: usize) {
+    let embedding =
+        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let groups = (0..parts).map(|part| (part.to_string(), format!("pair-{}", part / 2))).collect();
+    let length = |part: usize| if part.is_multiple_of(2) { 20.0 } else { 40.0 };
+    let sizes: BTreeMap<String, [f32; 3]> = (0..parts).map(|p| (p.to_string(), [length(p), 8.0, 8.0])).collect();
+    let mut builder = IndexBuilder::new(DIM, embedding, BuildOptions::default())
+        .with_groups(Groups::new(groups))
+        .with_sizes(Sizes::new(sizes).unwrap());
+    for part in 0..parts {
+        builder.push(Template { part_id: part.to_string(), color_id: None, view: "0".to_owned() }, &centre(part)).unwrap();
+    }
+    builder.build(dir).unwrap();
+}
+
+/// Noisy views of the parts in turn, with the size of the box from straight above.
+fn views(seed: u64, parts: usize, count: usize) -> (Vec<f32>, Vec<(String, SizeMm)>) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut vectors, mut truth) = (Vec::new(), Vec::new());
+    for at in 0..count {
+        let part = at % parts;
+        vectors.extend(unit(centre(part).iter().map(|v| v + 0.12 * (rng.f32() - 0.5)).collect()));
+        let long = if part.is_multiple_of(2) { 20.0 } else { 40.0 };
+        truth.push((part.to_string(), SizeMm { long, short: 8.2 }));
+    }
+    (vectors, truth)
+}
+
+fn fitted(dir: &Path, with_size: bool) -> Fit {
+    let index = PartIndex::open(dir).unwrap();
+    let (vectors, truth) = views(1, 20, 600);
+    let answers = index.search(&vectors, EVERYTHING).unwrap();
+    let rows: Vec<FitRow> = answers
+        .iter()
+        .zip(&truth)
+        .map(|(answer, (part_id, size))| {
+            let scored = index.scored(&answer.top_k, with_size.then_some(*size));
+            let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
+            FitRow { part_id: part_id.clone(), candidates: names.zip(scored).collect() }
+        })
+        .collect();
+    let fit = fitting::fit(index.generation_sha256(), &rows, 0.05, 0.01).unwrap();
+    fit.store(dir, &index.generation_name()).unwrap();
+    fit
+}
+
+#[test]
+fn true_size_names_the_part_that_looks_alone_leave_open() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), 20);
+    let fit = fitted(dir.path(), true);
+    assert!(fit.sized.as_ref().unwrap().accepted_ratio > fit.plain.accepted_ratio + 0.2, "{fit:?}");
+    let index = PartIndex::open(dir.path()).unwrap();
+    let (vectors, truth) = views(2, 20, 200);
+    let answers = index.search(&vectors, EVERYTHING).unwrap();
+    let right = |sized: bool| {
+        let fused = answers.iter().zip(&truth).map(|(e, (_, size))| index.fuse(e.clone(), sized.then_some(*size)));
+        fused.zip(&truth).filter(|(e, (part, _))| e.part_id == *part).count()
+    };
+    assert!(right(true) > 190 && right(false) < 180, "{} and {} of 200", right(true), right(false));
+    let (one, size) = (answers[0].clone(), truth[0].1);
+    let fused = index.fuse(one, Some(size));
+    assert!(fused.top_k.len() <= 5 && fused.probability == fused.top_k[0].probability);
+    assert!(fused.required_probability.is_some() && fused.top_k[0].size_log.is_some());
+    assert!(fused.shares_group && fused.margin >= 0.0);
+}
+
+#[test]
+fn without_a_fit_nothing_has_a_probability_and_the_order_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), 20);
+    let index = PartIndex::open(dir.path()).unwrap();
+    let (vectors, truth) = views(3, 20, 20);
+    for (answer, (_, size)) in index.search(&vectors, EVERYTHING).unwrap().into_iter().zip(truth) {
+        let fused = index.fuse(answer.clone(), Some(size));
+        assert_eq!((fused.part_id, fused.probability), (answer.part_id, None));
+    }
+}
+
+#[test]
+fn a_new_generation_has_no_fit_until_it_is_fitted_and_a_broken_fit_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), 20);
+    fitted(dir.path(), false);
+    let index = PartIndex::open(dir.path()).unwrap();
+    assert!(index.fit().is_some() && index.fit_sha256().is_some());
+    build(dir.path(), 18);
+    assert!(PartIndex::open(dir.path()).unwrap().fit().is_none());
+    fitted(dir.path(), false);
+    let name = PartIndex::open(dir.path()).unwrap().generation_name();
+    let path = Fit::path(dir.path(), &name);
+    std::fs::write(&path, "{").unwrap();
+    let error = PartIndex::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains(&format!("{name}.json")) && error.contains("loupe index fit"), "{error}");
+}
