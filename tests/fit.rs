@@ -66,7 +66,7 @@ fn fitted(dir: &Path, with_size: bool) -> Fit {
             FitRow { part_id: part_id.clone(), candidates: names.zip(scored).collect() }
         })
         .collect();
-    let fit = fitting::fit(index.generation_sha256(), &rows, 0.05, 0.01).unwrap();
+    let fit = fitting::fit(index.generation_sha256(), &rows, 0.0, 0.01).unwrap();
     fit.store(dir, &index.generation_name()).unwrap();
     fit
 }

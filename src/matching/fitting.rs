@@ -85,8 +85,9 @@ pub fn fit(
 fn scorer(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Scorer {
     let unknown = f64::from(unknown_ratio.clamp(0.0, 1.0));
     let examples: Vec<Example<'_>> = rows.iter().flat_map(|row| examples_of(row, unknown)).collect();
-    // The two examples of a picture stay in one half.
-    let (even, odd): (Vec<_>, Vec<_>) = examples.chunks(2).enumerate().partition(|(position, _)| position % 2 == 0);
+    // The two examples of a picture stay in one half; files list parts in turn, so the halves are drawn, not alternated.
+    let is_even = |(position, _): &(usize, &[Example<'_>])| position.wrapping_mul(0x9E37_79B9) & 0x8000 == 0;
+    let (even, odd): (Vec<_>, Vec<_>) = examples.chunks(2).enumerate().partition(is_even);
     let (even, odd) = (joined(&even), joined(&odd));
     let (of_even, of_odd) = (learn_curved(&even), learn_curved(&odd));
     let outcomes: Vec<Outcome<'_>> =
@@ -94,7 +95,7 @@ fn scorer(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Scorer {
     let (threshold, part_thresholds) = thresholds(&outcomes, f64::from(target_error));
     let is_accepted =
         |o: &&Outcome<'_>| o.probability > part_thresholds.get(o.part_id).copied().unwrap_or(threshold);
-    let weight_of = |wanted: &dyn Fn(&&Outcome<'_>) -> bool| -> f64 { outcomes.iter().filter(wanted).map(|o| o.weight).sum() };
+    let weight_of = |wanted: &dyn Fn(&&Outcome<'_>) -> bool| -> f64 { outcomes.iter().filter(wanted).map(|o| o.weight).sum::<f64>().max(0.0) };
     let (all, accepted) = (weight_of(&|_| true), weight_of(&|o| is_accepted(o)));
     let wrong = weight_of(&|o| is_accepted(o) && !o.is_right);
     let (weights, curve) = learn_curved(&examples);
