@@ -281,6 +281,44 @@ impl Index {
         NonNull::new(unsafe { sys::faiss_IndexIVF_cast(self.raw.as_ptr()) })
     }
 
+    /// Directions of the inverted lists, `[lists, dim]`.
+    ///
+    /// # Errors
+    /// When the index has no inverted lists, or is not trained.
+    pub fn centroids(&self) -> Result<Vec<f32>, FaissError> {
+        let mut centroids = vec![0.0_f32; self.list_count().ok_or(FaissError::NoLists)? * self.dim];
+        let (_, quantiser) = self.quantiser()?;
+        for (list, centroid) in (0_i64..).zip(centroids.chunks_exact_mut(self.dim)) {
+            // SAFETY: the quantiser is live and holds a vector for each list; `centroid` has room for one.
+            check(unsafe { sys::faiss_Index_reconstruct(quantiser, list, centroid.as_mut_ptr()) }, "read a centroid")?;
+        }
+        Ok(centroids)
+    }
+
+    /// The list that each of `vectors` `[n, dim]` belongs to.
+    ///
+    /// # Errors
+    /// When the index has no inverted lists, is not trained, `vectors` is not `[n, dim]` finite numbers, or FAISS fails.
+    pub fn nearest_list(&self, vectors: &[f32]) -> Result<Vec<u32>, FaissError> {
+        let n = self.count(vectors)?;
+        let (_, quantiser) = self.quantiser()?;
+        let found = search_raw(quantiser, vectors, n, 1)?;
+        let number = |&id: &i64| u32::try_from(id).map_err(|_| FaissError::NotTrained);
+        found.ids.iter().map(number).collect()
+    }
+
+    /// The index of centroids, trained and as long as there are lists.
+    fn quantiser(&self) -> Result<(usize, *const sys::FaissIndex), FaissError> {
+        let ivf = self.as_ivf().ok_or(FaissError::NoLists)?;
+        // SAFETY: `ivf` is this live index; the quantiser lives as long as it.
+        let (lists, quantiser) =
+            unsafe { (sys::faiss_IndexIVF_nlist(ivf.as_ptr()), sys::faiss_IndexIVF_quantizer(ivf.as_ptr())) };
+        // SAFETY: the quantiser is live where it is not null.
+        let has_all = !quantiser.is_null()
+            && usize::try_from(unsafe { sys::faiss_Index_ntotal(quantiser) }).unwrap_or(0) == lists;
+        if has_all { Ok((lists, quantiser)) } else { Err(FaissError::NotTrained) }
+    }
+
     /// A copy of a flat index's vectors, `[len, dim]`; `None` for another kind of index.
     #[must_use]
     pub fn flat_vectors(&self) -> Option<Vec<f32>> {
