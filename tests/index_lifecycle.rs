@@ -6,8 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use loupe::matching::{
-    AcceptRule, BuildOptions, Embedding, IndexBuilder, LiveIndex, MatchError, PartIndex, Template, lifecycle,
-    verify,
+    AcceptRule, BuildOptions, Embedding, IndexBuilder, LiveIndex, MatchError, PartIndex, Template, lifecycle, verify,
 };
 use loupe::types::Digest;
 use proptest::prelude::*;
