@@ -129,7 +129,7 @@ fn a_flipped_byte_in_l2_is_refused() {
     let folder = TempDir::new().unwrap();
     let index = folder.path().join("index");
     copy_folder(&assets.index(), &index);
-    flip_byte(&find(&index, "l2.faiss")[0]);
+    flip_byte(&find(&index, "l2.vectors")[0]);
     fail_with(loupe().args(["index", "verify", "--index"]).arg(&index), 1);
     let recipe = belt_recipe(folder.path(), &index, "");
     let said = fail_with(
@@ -142,7 +142,7 @@ fn a_flipped_byte_in_l2_is_refused() {
             .arg(good_image()),
         1,
     );
-    assert!(said.contains("l2.faiss"), "{said}");
+    assert!(said.contains("l2.vectors"), "{said}");
 }
 
 #[test]

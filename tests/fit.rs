@@ -35,7 +35,9 @@ fn build(dir: &Path, parts: usize) {
         .with_groups(Groups::new(groups))
         .with_sizes(Sizes::new(sizes).unwrap());
     for part in 0..parts {
-        builder.push(Template { part_id: part.to_string(), color_id: None, view: "0".to_owned() }, &centre(part)).unwrap();
+        builder
+            .push(Template { part_id: part.to_string(), color_id: None, view: "0".to_owned() }, &centre(part))
+            .unwrap();
     }
     builder.build(dir).unwrap();
 }

@@ -86,7 +86,7 @@ fn searching_l2_keeps_its_vectors_out_of_anonymous_memory() {
     let queries: Vec<f32> = vectors().step_by(COUNT / 200 + 1).flatten().collect();
 
     let before = anonymous_bytes();
-    assert_eq!(mapping_of("/l2.faiss"), (0, 0), "nothing is mapped yet");
+    assert_eq!(mapping_of("/l2.vectors"), (0, 0), "nothing is mapped yet");
     let index = PartIndex::open(root.path()).unwrap();
     // A rule that nothing meets sends every query to L2.
     let rule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: 0.0 };
@@ -94,9 +94,11 @@ fn searching_l2_keeps_its_vectors_out_of_anonymous_memory() {
     assert!(found.iter().all(|evidence| evidence.entered_stage2 && evidence.similarity > 0.99));
 
     let grown = anonymous_bytes().saturating_sub(before);
-    let (size, resident) = mapping_of("/l2.faiss");
-    eprintln!("vectors {VECTOR_BYTES} B; anonymous memory +{grown} B; l2.faiss mapped {size} B, resident {resident} B");
+    let (size, resident) = mapping_of("/l2.vectors");
+    eprintln!(
+        "vectors {VECTOR_BYTES} B; anonymous memory +{grown} B; l2.vectors mapped {size} B, resident {resident} B"
+    );
     assert!(grown * 5 < VECTOR_BYTES, "anonymous memory grew by {grown} bytes for {VECTOR_BYTES} bytes of vectors");
-    assert!(size >= VECTOR_BYTES, "only {size} bytes of l2.faiss are mapped");
+    assert!(size >= VECTOR_BYTES, "only {size} bytes of l2.vectors are mapped");
     assert!(resident > 0, "no page of the mapping was read");
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::config::{Config, StationConfig};
 use crate::inference::Runtime;
-use crate::matching::PartIndex;
+use crate::matching::LiveIndex;
 use crate::observe::GpuSampler;
 use crate::pipeline::Engines;
 use crate::uplink;
@@ -147,8 +147,8 @@ fn check_station(station: &StationConfig, runtime: Option<&Arc<Runtime>>, findin
         findings.add(Level::Fail, &what, "its models cannot be opened without ONNX Runtime");
         return;
     };
-    let index = match station.recipe.matching.as_ref().map(|stage| PartIndex::open(&stage.index)).transpose() {
-        Ok(index) => index.map(Arc::new),
+    let index = match station.recipe.matching.as_ref().map(|stage| LiveIndex::open(&stage.index)).transpose() {
+        Ok(index) => index,
         Err(error) => {
             findings.add(Level::Fail, &what, format!("part index: {error}"));
             return;

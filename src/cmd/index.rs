@@ -8,13 +8,15 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::Failure;
+use super::index_admin::{self, CompactArgs, RollbackArgs, StatsArgs, SwitchArgs};
+use super::index_bench::{self, BenchArgs};
 use crate::capture;
 use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
 use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex, Query, Sizes,
-    RECALL_TARGET_DEFAULT, Template, evaluate, verify,
+    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT,
+    PartIndex, Phase, Query, RECALL_TARGET_DEFAULT, Sizes, Template, evaluate, verify,
 };
 use crate::measure;
 use crate::types::{BoundingBox, Image};
@@ -39,13 +41,23 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Embed the template pictures of a catalogue and write a new index generation; a running daemon keeps the old one
-    /// until it is restarted.
+    /// Embed the template pictures of a catalogue and write a new index generation; a running daemon takes it up by
+    /// itself.
     Build(BuildArgs),
     /// Measure an index on pictures whose parts are known: hit rates, agreement with an exhaustive search, times.
     Evaluate(EvaluateArgs),
     /// Learn from pictures whose part is known how probable a match is, and how probable it must be to be accepted.
     Fit(super::fit::Args),
+    /// Show the generations of an index, their tiers and sizes, and how many templates each part has.
+    Stats(StatsArgs),
+    /// Make another generation the live one, after every byte of it was checked.
+    Switch(SwitchArgs),
+    /// Go back to the generation before the live one.
+    Rollback(RollbackArgs),
+    /// Remove generations that are neither live nor previous, and what killed builds left behind.
+    Compact(CompactArgs),
+    /// Measure opening and searching on made-up clustered vectors.
+    Bench(BenchArgs),
     /// Check every byte, count and dimension of the live generation and compare a probe search with an exhaustive one.
     Verify(VerifyArgs),
 }
@@ -136,6 +148,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Evaluate(args) => run_evaluate(&args),
         Command::Fit(args) => super::fit::run(&args),
         Command::Verify(args) => run_verify(&args),
+        Command::Stats(args) => index_admin::stats(&args),
+        Command::Switch(args) => index_admin::switch(&args),
+        Command::Rollback(args) => index_admin::rollback(&args),
+        Command::Compact(args) => index_admin::compact(&args),
+        Command::Bench(args) => index_bench::run(&args),
     }
 }
 
@@ -202,8 +219,12 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
         input_px: args.input_px,
         crop_margin_ratio: args.crop_margin,
     };
-    let options =
-        BuildOptions { l1_ratio: args.l1_ratio, l1_bytes_max: args.l1_bytes_max, recall_target: args.recall_target };
+    let options = BuildOptions {
+        l1_ratio: args.l1_ratio,
+        l1_bytes_max: args.l1_bytes_max,
+        recall_target: args.recall_target,
+        lists: 0,
+    };
     let dim = model.embedding_dim();
     let mut builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
@@ -214,7 +235,9 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
         builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
     }
     set_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let built = builder.build(&args.out);
+    let bar = BuildProgress::new()?;
+    let built = builder.build_with(&args.out, &|phase, done, of| bar.report(phase, done, of));
+    bar.finish();
     set_threads(1);
     let built = built?;
     let without = parts.len().saturating_sub(built.manifest.part_count);
@@ -255,7 +278,11 @@ fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     println!("same as exhaustive    {}", percent(result.agreement_with_exact));
     println!("  of stage 1 alone    {}", result.stage1_agreement.map_or_else(|| "-".to_owned(), percent));
-    println!("entered stage 2       {}, {} of Zipf traffic", percent(result.stage2_rate), percent(result.stage2_rate_zipf));
+    println!(
+        "entered stage 2       {}, {} of Zipf traffic",
+        percent(result.stage2_rate),
+        percent(result.stage2_rate_zipf)
+    );
     let auroc = |area: Option<f64>| area.map_or_else(|| "-".to_owned(), |area| format!("{area:.3}"));
     println!(
         "unknown parts, AUROC  {} by similarity, {} by probability",
@@ -290,6 +317,36 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
 pub(super) fn query_of(row: &QueryRow) -> Query<'_> {
     let size_mm = row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale));
     Query { part_id: &row.part_num, size_mm }
+}
+
+/// What a build is doing, on standard error when that is a terminal.
+#[derive(Debug)]
+pub struct BuildProgress(ProgressBar);
+
+impl BuildProgress {
+    /// # Errors
+    /// When the bar's description is wrong, which it is not.
+    pub fn new() -> anyhow::Result<Self> {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(ProgressStyle::with_template("{msg:<11} {bar:40} {pos}/{len} {elapsed}")?);
+        Ok(Self(bar))
+    }
+
+    pub fn report(&self, phase: Phase, done: usize, of: usize) {
+        self.0.set_message(match phase {
+            Phase::Clustering => "clustering",
+            Phase::Tuning => "tuning",
+            Phase::Writing => "writing",
+            Phase::Checking => "checking",
+            Phase::Switching => "switching",
+        });
+        self.0.set_length(of as u64);
+        self.0.set_position(done as u64);
+    }
+
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Read and embed pictures, `area` of each; `[n, dim]`. Every unreadable one is reported with its line of `csv`.

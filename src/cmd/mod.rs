@@ -8,6 +8,8 @@ pub mod db;
 pub mod demo;
 pub mod fit;
 pub mod index;
+mod index_admin;
+mod index_bench;
 pub mod inspect;
 pub mod outbox;
 pub mod run;

@@ -5,7 +5,8 @@
 
 use crate::config::{AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, UnknownPartRule};
 use crate::types::{
-    AnomalyEvidence, BoundingBox, ColourEvidence, FrameQuality, Inspection, Item, MatchEvidence, Reason, SizeMm, Verdict,
+    AnomalyEvidence, BoundingBox, ColourEvidence, FrameQuality, Inspection, Item, MatchEvidence, Reason, SizeMm,
+    Verdict,
 };
 
 /// Distance from the border within which a box counts as cut, pixels.

@@ -118,7 +118,8 @@ pub fn read_colours(path: &Path) -> Result<Vec<NamedColour>, CatalogueError> {
         let id = id.map_err(|_| "`color_id` is empty or missing".to_owned())?;
         let text = row.text("rgb_hex")?;
         let rgb = u32::from_str_radix(&text, 16).ok().filter(|_| text.len() == 6);
-        let [_, red, green, blue] = rgb.ok_or_else(|| format!("`rgb_hex` is `{text}`, not six hexadecimal digits"))?.to_be_bytes();
+        let [_, red, green, blue] =
+            rgb.ok_or_else(|| format!("`rgb_hex` is `{text}`, not six hexadecimal digits"))?.to_be_bytes();
         if !seen.insert(id.clone()) {
             return Err(format!("colour `{id}` stands twice"));
         }

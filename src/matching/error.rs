@@ -15,6 +15,15 @@ pub enum MatchError {
     /// The generation is damaged: never served, and set aside by `PartIndex::open`.
     #[error("index generation {} is damaged: {fault}", dir.display())]
     Damaged { dir: PathBuf, fault: String },
+    /// Nothing is wrong with it, but this version cannot read it; it stays where it is.
+    #[error("index generation {} has format {format}, this version reads {wanted}; run `loupe index build` again", dir.display())]
+    OtherFormat { dir: PathBuf, format: u64, wanted: u32 },
+    #[error("{}: another process builds or changes this index (it holds {file}); try again when it is done", dir.display())]
+    Busy { dir: PathBuf, file: &'static str },
+    #[error("{}: there is no generation {name}; `loupe index stats` lists those there are", dir.display())]
+    NoGeneration { dir: PathBuf, name: String },
+    #[error("{}: there is no generation before the live one to go back to", dir.display())]
+    NoPrevious { dir: PathBuf },
     #[error("{fault}; {quarantined}; no earlier good generation is left, run `loupe index build` again")]
     NothingToServe { fault: String, quarantined: String },
     #[error(

@@ -84,7 +84,8 @@ pub fn evaluate(
 
     let share = |count: usize| count as f64 / queries.len() as f64;
     let hits = |answers: &[MatchEvidence], within: usize| {
-        let is_hit = |(e, q): &(&MatchEvidence, &Query<'_>)| e.top_k.iter().take(within).any(|r| r.part_id == q.part_id);
+        let is_hit =
+            |(e, q): &(&MatchEvidence, &Query<'_>)| e.top_k.iter().take(within).any(|r| r.part_id == q.part_id);
         share(answers.iter().zip(queries).filter(is_hit).count())
     };
     let is_accepted = |e: &MatchEvidence| e.similarity >= rule.accept_similarity && e.margin >= rule.accept_margin;

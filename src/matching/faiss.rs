@@ -3,29 +3,18 @@
 //! Invariants: lengths, finiteness and `k` are checked here before a pointer is handed over; C++ exceptions are caught
 //! by the C API and come back as [`FaissError::Engine`] with FAISS's own text; nothing here panics on input.
 //! FAISS trusts the files it opens, so callers check a file's digest against its manifest first.
-//! A mapped file must not be shortened while it is open: the kernel would answer a read with SIGBUS. Generations are
-//! immutable and replaced by rename, which keeps the mapped inode whole.
 //!
 //! Thread: an [`Index`] moves between threads and is used by one at a time. Searches run on the caller's thread and on
 //! as many OpenMP threads as [`set_threads`] allowed it. Overload: none, the work is bounded by its arguments.
 #![expect(unsafe_code, reason = "FAISS is C++ behind a C API; each block says why it is sound")]
 
 use std::ffi::{CStr, CString, c_int, c_void};
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 
 use faiss_sys as sys;
 
-/// `IO_FLAG_MMAP | IO_FLAG_READ_ONLY` of FAISS's `index_io.h`: the inverted lists of an IVF index stay in the file's
-/// mapping. (The `faiss` crate's own flag is another one and maps nothing.) `IO_FLAG_MMAP_IFC` would map them too, but
-/// allocates and clears as much anonymous memory first.
-const IO_MAP_LISTS: c_int = 0x646f_0008 | 2;
-/// `IO_FLAG_MMAP_IFC | IO_FLAG_READ_ONLY`: the codes of a flat index stay in the file's mapping.
-const IO_MAP_FLAT: c_int = (1 << 9) | 2;
-/// How the files of flat indexes begin (`IxF2`, `IxFI`, `IxFl`).
-const FLAT_MAGIC: &[u8] = b"IxF";
 /// Plain read into memory.
 const IO_READ: c_int = 0;
 /// Largest `k` of one search; more neighbours than this is a mistake of the caller.
@@ -64,7 +53,7 @@ pub enum FaissError {
     Neighbours { k: usize, queries: usize },
     #[error("{what} {value} is out of bounds for faiss")]
     OutOfBounds { what: &'static str, value: usize },
-    #[error("the index has no inverted lists, so nprobe cannot be set")]
+    #[error("the index has no inverted lists")]
     NoLists,
     #[error("the index is not trained; train it before adding vectors")]
     NotTrained,
@@ -74,8 +63,6 @@ pub enum FaissError {
 pub struct Index {
     raw: NonNull<sys::FaissIndex>,
     dim: usize,
-    /// Lists visited for each query; 1 and unused for an index without lists.
-    nprobe: usize,
 }
 
 // SAFETY: a FAISS CPU index has no tie to the thread that made it.
@@ -135,62 +122,7 @@ impl Index {
     /// # Errors
     /// When `queries` is not `[n, dim]` finite numbers, `k` is out of bounds, or FAISS fails.
     pub fn search(&self, queries: &[f32], k: usize) -> Result<Neighbours, FaissError> {
-        self.search_probing(queries, k, self.nprobe)
-    }
-
-    /// As [`Index::search`], visiting `nprobe` lists whatever [`Index::set_nprobe`] said; as many as there are make the
-    /// search exhaustive. An index without lists is always searched exhaustively.
-    ///
-    /// # Errors
-    /// As [`Index::search`].
-    pub fn search_probing(&self, queries: &[f32], k: usize, nprobe: usize) -> Result<Neighbours, FaissError> {
-        match self.as_ivf() {
-            Some(ivf) => self.search_lists(ivf, queries, k, nprobe),
-            None => search_raw(self.raw.as_ptr(), queries, self.count(queries)?, k),
-        }
-    }
-
-    /// Quantise and search in two calls, because FAISS's one-call search of mapped lists starts up to 32 prefetch threads
-    /// each time: on 6 372 × 1 280 in 80 lists, 7 queries at nprobe 16, one thread, 795 µs a query; 279 µs where an index opened by `IO_FLAG_MMAP_IFC` does without them.
-    fn search_lists(
-        &self,
-        ivf: NonNull<sys::FaissIndexIVF>,
-        queries: &[f32],
-        k: usize,
-        nprobe: usize,
-    ) -> Result<Neighbours, FaissError> {
-        let n = self.count(queries)?;
-        // SAFETY: `ivf` is this live index.
-        let lists = unsafe { sys::faiss_IndexIVF_nlist(ivf.as_ptr()) };
-        let nprobe = nprobe.clamp(1, lists.max(1));
-        // SAFETY: as above; the quantiser lives as long as the index and is only read.
-        let quantiser = unsafe { sys::faiss_IndexIVF_quantizer(ivf.as_ptr()) };
-        if quantiser.is_null() {
-            return Err(FaissError::NotTrained);
-        }
-        let nearest_lists = search_raw(quantiser, queries, n, nprobe)?;
-        let (mut found, k) = empty_answer(n, k)?;
-        if found.ids.is_empty() {
-            return Ok(found);
-        }
-        // SAFETY: `Index` is not `Sync`, so no other thread is in this index while its number of lists is set; lists and
-        // their distances hold n × nprobe cells, both outputs n × k, `queries` n × dim.
-        let code = unsafe {
-            sys::faiss_IndexIVF_set_nprobe(ivf.as_ptr(), nprobe);
-            sys::faiss_IndexIVF_search_preassigned(
-                ivf.as_ptr(),
-                n,
-                queries.as_ptr(),
-                k,
-                nearest_lists.ids.as_ptr(),
-                nearest_lists.distances.as_ptr(),
-                found.distances.as_mut_ptr(),
-                found.ids.as_mut_ptr(),
-                0,
-            )
-        };
-        check(code, "search")?;
-        Ok(found)
+        search_raw(self.raw.as_ptr(), queries, self.count(queries)?, k)
     }
 
     /// Write the index to `path`; the caller syncs and renames it.
@@ -209,21 +141,12 @@ impl Index {
     /// # Errors
     /// When the file cannot be read or is no index.
     pub fn read(path: &Path) -> Result<Self, FaissError> {
-        Self::load(path, IO_READ, "read")
-    }
-
-    /// Open the index at `path` memory-mapped and read-only: the vectors of its inverted lists, or of a flat index, stay
-    /// in the file; list sizes and centroids are read. Check its digest first: a file cut short is not noticed here.
-    ///
-    /// # Errors
-    /// When the file cannot be opened or is no index.
-    pub fn map(path: &Path) -> Result<Self, FaissError> {
-        let action = "map";
-        let mut magic = [0_u8; FLAT_MAGIC.len()];
-        std::fs::File::open(path)
-            .and_then(|mut file| file.read_exact(&mut magic))
-            .map_err(|error| FaissError::File { action, path: path.to_owned(), message: error.to_string() })?;
-        Self::load(path, if magic == FLAT_MAGIC { IO_MAP_FLAT } else { IO_MAP_LISTS }, action)
+        let name = file_name(path, "read")?;
+        let mut raw = ptr::null_mut();
+        // SAFETY: `raw` outlives the call; `name` is NUL-terminated and borrowed only during it.
+        let code = unsafe { sys::faiss_read_index_fname(name.as_ptr(), IO_READ, &raw mut raw) };
+        check_file(code, "read", path)?;
+        Self::own(raw, "read")
     }
 
     /// Vectors in the index.
@@ -262,23 +185,48 @@ impl Index {
         self.as_ivf().map(|ivf| unsafe { sys::faiss_IndexIVF_nlist(ivf.as_ptr()) })
     }
 
-    /// Lists visited for each query, cut to the number of lists; 1 until it is set.
-    ///
-    /// # Errors
-    /// When the index has no inverted lists or `nprobe` is 0.
-    pub fn set_nprobe(&mut self, nprobe: usize) -> Result<(), FaissError> {
-        let lists = self.list_count().ok_or(FaissError::NoLists)?;
-        if nprobe == 0 {
-            return Err(FaissError::OutOfBounds { what: "nprobe", value: nprobe });
-        }
-        self.nprobe = nprobe.min(lists);
-        Ok(())
-    }
-
     /// This index as an IVF, when it is one.
     fn as_ivf(&self) -> Option<NonNull<sys::FaissIndexIVF>> {
         // SAFETY: `self.raw` is live; the cast only asks for the dynamic type and gives null for another.
         NonNull::new(unsafe { sys::faiss_IndexIVF_cast(self.raw.as_ptr()) })
+    }
+
+    /// Directions of the inverted lists, `[lists, dim]`.
+    ///
+    /// # Errors
+    /// When the index has no inverted lists, or is not trained.
+    pub fn centroids(&self) -> Result<Vec<f32>, FaissError> {
+        let mut centroids = vec![0.0_f32; self.list_count().ok_or(FaissError::NoLists)? * self.dim];
+        let quantiser = self.quantiser()?;
+        for (list, centroid) in (0_i64..).zip(centroids.chunks_exact_mut(self.dim)) {
+            // SAFETY: the quantiser is live and holds a vector for each list; `centroid` has room for one.
+            check(unsafe { sys::faiss_Index_reconstruct(quantiser, list, centroid.as_mut_ptr()) }, "read a centroid")?;
+        }
+        Ok(centroids)
+    }
+
+    /// The list that each of `vectors` `[n, dim]` belongs to.
+    ///
+    /// # Errors
+    /// When the index has no inverted lists, is not trained, `vectors` is not `[n, dim]` finite numbers, or FAISS fails.
+    pub fn nearest_list(&self, vectors: &[f32]) -> Result<Vec<u32>, FaissError> {
+        let n = self.count(vectors)?;
+        let quantiser = self.quantiser()?;
+        let found = search_raw(quantiser, vectors, n, 1)?;
+        let number = |&id: &i64| u32::try_from(id).map_err(|_| FaissError::NotTrained);
+        found.ids.iter().map(number).collect()
+    }
+
+    /// The index of centroids, trained and as long as there are lists.
+    fn quantiser(&self) -> Result<*const sys::FaissIndex, FaissError> {
+        let ivf = self.as_ivf().ok_or(FaissError::NoLists)?;
+        // SAFETY: `ivf` is this live index; the quantiser lives as long as it.
+        let (lists, quantiser) =
+            unsafe { (sys::faiss_IndexIVF_nlist(ivf.as_ptr()), sys::faiss_IndexIVF_quantizer(ivf.as_ptr())) };
+        // SAFETY: the quantiser is live where it is not null.
+        let has_all = !quantiser.is_null()
+            && usize::try_from(unsafe { sys::faiss_Index_ntotal(quantiser) }).unwrap_or(0) == lists;
+        if has_all { Ok(quantiser) } else { Err(FaissError::NotTrained) }
     }
 
     /// A copy of a flat index's vectors, `[len, dim]`; `None` for another kind of index.
@@ -304,22 +252,13 @@ impl Index {
         Some(copy)
     }
 
-    fn load(path: &Path, io_flags: c_int, action: &'static str) -> Result<Self, FaissError> {
-        let name = file_name(path, action)?;
-        let mut raw = ptr::null_mut();
-        // SAFETY: `raw` outlives the call; `name` is NUL-terminated and borrowed only during it.
-        let code = unsafe { sys::faiss_read_index_fname(name.as_ptr(), io_flags, &raw mut raw) };
-        check_file(code, action, path)?;
-        Self::own(raw, action)
-    }
-
     /// Take ownership of what FAISS made.
     fn own(raw: *mut sys::FaissIndex, action: &'static str) -> Result<Self, FaissError> {
         let raw = NonNull::new(raw)
             .ok_or_else(|| FaissError::Engine { action, message: "it returned no index".to_owned() })?;
         // SAFETY: FAISS just made `raw` and said so.
         let dim = usize::try_from(unsafe { sys::faiss_Index_d(raw.as_ptr()) }).unwrap_or(0);
-        let index = Self { raw, dim, nprobe: 1 };
+        let index = Self { raw, dim };
         if dim == 0 {
             return Err(FaissError::OutOfBounds { what: "dimension", value: dim });
         }
@@ -460,12 +399,29 @@ mod tests {
     }
 
     #[test]
-    fn nprobe_needs_inverted_lists() {
-        assert!(matches!(flat(&[1.0, 0.0]).set_nprobe(1), Err(FaissError::NoLists)));
-        let mut index = Index::factory(2, "IVF4,Flat", Metric::L2).unwrap();
+    fn centroids_need_inverted_lists_and_training() {
+        assert!(matches!(flat(&[1.0, 0.0]).centroids(), Err(FaissError::NoLists)));
+        assert!(matches!(flat(&[1.0, 0.0]).nearest_list(&[1.0, 0.0]), Err(FaissError::NoLists)));
+        let index = Index::factory(2, "IVF4,Flat", Metric::InnerProduct).unwrap();
         assert_eq!(index.list_count(), Some(4));
-        index.set_nprobe(99).unwrap();
-        assert!(matches!(index.set_nprobe(0), Err(FaissError::OutOfBounds { .. })));
+        assert!(matches!(index.centroids(), Err(FaissError::NotTrained)));
+        assert!(matches!(index.nearest_list(&[1.0, 0.0]), Err(FaissError::NotTrained)));
+    }
+
+    #[test]
+    fn a_vector_belongs_to_the_list_of_its_nearest_centroid() {
+        super::set_threads(1);
+        let mut rng = fastrand::Rng::with_seed(7);
+        let vectors: Vec<f32> = (0..400 * 4).map(|_| rng.f32() - 0.5).collect();
+        let mut index = Index::factory(4, "IVF4,Flat", Metric::InnerProduct).unwrap();
+        index.train(&vectors).unwrap();
+        let centroids = index.centroids().unwrap();
+        let lists = index.nearest_list(&vectors).unwrap();
+        for (vector, &list) in vectors.chunks(4).zip(&lists) {
+            let similarity = |centroid: &[f32]| vector.iter().zip(centroid).map(|(a, b)| a * b).sum::<f32>();
+            let best = centroids.chunks(4).map(similarity).fold(f32::NEG_INFINITY, f32::max);
+            assert!((similarity(&centroids[list as usize * 4..][..4]) - best).abs() < 1e-5);
+        }
     }
 
     #[test]
@@ -477,40 +433,19 @@ mod tests {
         for bytes in [&b""[..], b"IxFI", b"not an index at all, just some text that is long enough"] {
             std::fs::write(&garbage, bytes).unwrap();
             assert!(Index::read(&garbage).is_err());
-            assert!(Index::map(&garbage).is_err());
         }
     }
 
     #[test]
-    fn written_vectors_come_back_read_and_mapped() {
-        super::set_threads(1);
+    fn written_vectors_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("i.faiss");
-        let mut rng = fastrand::Rng::with_seed(7);
-        let vectors: Vec<f32> = (0..400 * 4).map(|_| rng.f32() - 0.5).collect();
-        let mut index = Index::factory(4, "IVF4,Flat", Metric::InnerProduct).unwrap();
-        index.train(&vectors).unwrap();
-        index.add(&vectors).unwrap();
+        let index = flat(&[1.0, 0.0, 0.0, 1.0]);
         index.write(&path).unwrap();
-        index.set_nprobe(4).unwrap();
-        let wanted = index.search(&vectors[..8], 3).unwrap();
-        for open in [Index::read, Index::map] {
-            let mut opened = open(&path).unwrap();
-            opened.set_nprobe(4).unwrap();
-            assert_eq!((opened.len(), opened.dim(), opened.metric()), (400, 4, Some(Metric::InnerProduct)));
-            assert_eq!(opened.search(&vectors[..8], 3).unwrap(), wanted);
-            opened.set_nprobe(1).unwrap();
-            assert_ne!(
-                opened.search(&vectors[..8], 300).unwrap(),
-                opened.search_probing(&vectors[..8], 300, 4).unwrap()
-            );
-            assert_eq!(opened.search_probing(&vectors[..8], 3, usize::MAX).unwrap(), wanted);
-        }
-        assert_eq!(index.flat_vectors(), None);
-        let whole = flat(&vectors[..2 * 2]);
-        whole.write(&path).unwrap();
-        let mapped = Index::map(&path).unwrap();
-        assert_eq!(mapped.search(&vectors[..2], 2).unwrap(), whole.search(&vectors[..2], 2).unwrap());
-        assert_eq!(flat(&[1.0, 2.0]).flat_vectors(), Some(vec![1.0, 2.0]));
+        let opened = Index::read(&path).unwrap();
+        assert_eq!((opened.len(), opened.dim(), opened.metric()), (2, 2, Some(Metric::InnerProduct)));
+        assert_eq!(opened.search(&[0.3, 0.7], 2).unwrap(), index.search(&[0.3, 0.7], 2).unwrap());
+        assert_eq!(opened.flat_vectors(), Some(vec![1.0, 0.0, 0.0, 1.0]));
+        assert_eq!(Index::factory(2, "IVF4,Flat", Metric::L2).unwrap().flat_vectors(), None);
     }
 }

@@ -190,7 +190,13 @@ impl Fit {
         Ok(path)
     }
 
-    pub(super) fn new(generation_sha256: Digest, target_error: f32, rows: usize, plain: Scorer, sized: Option<Scorer>) -> Self {
+    pub(super) fn new(
+        generation_sha256: Digest,
+        target_error: f32,
+        rows: usize,
+        plain: Scorer,
+        sized: Option<Scorer>,
+    ) -> Self {
         Self { format: FORMAT, generation_sha256, target_error, rows, plain, sized }
     }
 }
@@ -230,7 +236,8 @@ mod tests {
         assert!(clear[0] > 0.99 && clear.iter().sum::<f32>() < 1.0);
         let far = scorer().probabilities(&[scored(0.2, None), scored(0.1, None)]);
         assert!(far[0] < 0.01, "unlike everything: {far:?}");
-        let rival = |is_rival| scorer().probabilities(&[scored(0.9, None), Scored { is_rival, ..scored(0.85, None) }])[0];
+        let rival =
+            |is_rival| scorer().probabilities(&[scored(0.9, None), Scored { is_rival, ..scored(0.85, None) }])[0];
         assert!(rival(true) < rival(false));
         assert_eq!(scorer().probabilities(&[scored(f32::NAN, None), scored(0.9, None)]), [0.0, 0.0]);
     }

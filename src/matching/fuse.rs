@@ -19,7 +19,8 @@ impl PartIndex {
         };
         let scored = self.scored(&evidence.top_k, seen);
         let scorer = fit.scorer(&scored);
-        for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(scorer.probabilities(&scored)) {
+        for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(scorer.probabilities(&scored))
+        {
             (ranked.probability, ranked.size_log) = (Some(probability), scored.size_log);
         }
         // Stable: of equally probable parts the more similar one stays first.
@@ -29,8 +30,10 @@ impl PartIndex {
             return evidence;
         };
         let rivals = evidence.top_k.iter().skip(1).map(|ranked| ranked.similarity);
-        evidence.margin = rivals.reduce(f32::max).map_or(MARGIN_MAX, |rival| (best.similarity - rival).clamp(0.0, MARGIN_MAX));
-        evidence.shares_group = second.as_ref().is_some_and(|second| self.groups().share(&best.part_id, &second.part_id));
+        evidence.margin =
+            rivals.reduce(f32::max).map_or(MARGIN_MAX, |rival| (best.similarity - rival).clamp(0.0, MARGIN_MAX));
+        evidence.shares_group =
+            second.as_ref().is_some_and(|second| self.groups().share(&best.part_id, &second.part_id));
         evidence.probability = best.probability;
         evidence.required_probability = Some(scorer.required(&best.part_id));
         evidence.tier = self.tier_of(best.template);
@@ -68,10 +71,10 @@ impl PartIndex {
     }
 
     fn tier_of(&self, template: u64) -> Tier {
-        let hot = usize::try_from(template).ok().and_then(|position| self.is_hot.get(position));
-        match hot {
-            Some(true) => Tier::L1,
-            Some(false) => Tier::L2,
+        let ids = &self.generation.ids;
+        match u32::try_from(template).ok().filter(|&row| (row as usize) < ids.len()) {
+            Some(row) if ids.is_hot(row) => Tier::L1,
+            Some(_) => Tier::L2,
             None => Tier::Delta,
         }
     }

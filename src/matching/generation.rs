@@ -1,34 +1,35 @@
-//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`, perhaps `groups.csv` and
-//! `sizes.csv`; named `gen-` and the first 12 digits of
-//! the manifest's digest, and through the manifest's digests of everything in it.
+//! One generation directory: `manifest.json`, `l1.vectors`, `l2.vectors`, `l2.lists`, `ids.bin`, perhaps
+//! `groups.csv` and `sizes.csv`; named `gen-` and the first 12 digits of the manifest's digest, and through the manifest's digests of everything in it.
 //!
-//! Invariants: never edited in place; opened only after the digest of every byte was checked, because FAISS trusts the
-//! files it reads; L1 is in RAM, L2 memory-mapped. Checking reads L2 once through a small buffer, which also brings it
-//! into the page cache (about 1 s per GB).
+//! Invariants: never edited in place; opened only when every byte was compared with its digest, now or (as
+//! [`super::proof`] says) before; L1 is in RAM, L2 and the ids memory-mapped. Checking reads L2 once through a small
+//! buffer, which also brings it into the page cache (about 1 s per GB).
 //! Thread: the caller's. Overload: none.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use super::MatchError;
-use super::faiss::{Index, Metric};
 use super::groups::Groups;
-use super::sizes::Sizes;
 use super::ids::TemplateIds;
-use super::manifest::{FileEntry, Manifest};
+use super::lists::Lists;
+use super::manifest::{FORMAT, FileEntry, Manifest};
+use super::map::Map;
+use super::proof::{self, Proof};
+use super::sizes::Sizes;
 use crate::types::Digest;
 
 pub const MANIFEST_FILE: &str = "manifest.json";
-pub const L1_FILE: &str = "l1.faiss";
-pub const L2_FILE: &str = "l2.faiss";
-pub const IDS_FILE: &str = "ids.csv";
+pub const L1_FILE: &str = "l1.vectors";
+pub const L2_FILE: &str = "l2.vectors";
+pub const LISTS_FILE: &str = "l2.lists";
+pub const IDS_FILE: &str = "ids.bin";
 /// Only where the catalogue has confusion groups.
 pub const GROUPS_FILE: &str = "groups.csv";
 /// Only where the catalogue has the parts' sizes.
 pub const SIZES_FILE: &str = "sizes.csv";
 /// Files whose digests the manifest holds.
-pub const CONTENT_FILES: [&str; 3] = [L1_FILE, L2_FILE, IDS_FILE];
+pub const CONTENT_FILES: [&str; 4] = [L1_FILE, L2_FILE, LISTS_FILE, IDS_FILE];
 
 /// A checked and opened generation.
 #[derive(Debug)]
@@ -42,53 +43,106 @@ pub struct Generation {
     pub sizes: Sizes,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
-    /// The cold tier, memory-mapped, with its nprobe set; one search at a time.
-    pub l2: Mutex<Index>,
+    /// Vectors of the cold tier, memory-mapped.
+    l2: Map,
+    /// A copy of them that takes the mapping's place; empty but for measurements.
+    l2_copy: Vec<f32>,
+    pub lists: Lists,
 }
 
 impl Generation {
-    /// Check every byte of the generation in `dir`, then open it. Changes nothing on disk.
+    /// Open the generation in `dir`; files that the record beside it does not cover are read and compared in full, and
+    /// the record then says so. Changes nothing else on disk.
     ///
     /// # Errors
-    /// [`MatchError::Damaged`] with the first fault when content is wrong or missing; [`MatchError::Io`] when it could
-    /// not be read for another reason (permissions, too many open files).
+    /// [`MatchError::Damaged`] with the first fault when content is wrong or missing; [`MatchError::OtherFormat`] when
+    /// another version of Loupe wrote it; [`MatchError::Io`] when it could not be read for another reason (permissions,
+    /// too many open files).
     pub fn open(dir: &Path) -> Result<Self, MatchError> {
         let (manifest, sha256) = read_manifest(dir)?;
+        let recorded = Proof::load(dir);
+        let mut proof = recorded.clone();
         for name in content_files(&manifest) {
-            check_file(dir, name, &manifest)?;
+            check_file(dir, name, &manifest, &mut proof)?;
         }
+        let generation = Self::map(dir, manifest, sha256)?;
+        if proof != recorded && has_name(dir) {
+            proof.save(dir);
+        }
+        Ok(generation)
+    }
+
+    /// As [`Generation::open`], comparing every byte whatever was recorded. What it proved comes with it.
+    ///
+    /// # Errors
+    /// As [`Generation::open`].
+    pub fn open_reading_all(dir: &Path) -> Result<(Self, Proof), MatchError> {
+        let (manifest, sha256) = read_manifest(dir)?;
+        let mut proof = Proof::new();
+        for name in content_files(&manifest) {
+            proof::forget_cached(&dir.join(name));
+            check_file(dir, name, &manifest, &mut proof)?;
+        }
+        Ok((Self::map(dir, manifest, sha256)?, proof))
+    }
+
+    /// Open what was checked.
+    fn map(dir: &Path, manifest: Manifest, sha256: Digest) -> Result<Self, MatchError> {
         let damaged = |fault: String| MatchError::damaged(dir, fault);
-        let ids_path = dir.join(IDS_FILE);
-        let ids = std::fs::read(&ids_path).map_err(MatchError::io("read", &ids_path))?;
-        let ids = TemplateIds::parse(&ids).map_err(damaged)?;
+        let mapped = |name: &'static str| {
+            let path = dir.join(name);
+            Map::open(&path).map_err(MatchError::io("map", &path))
+        };
+        let ids = TemplateIds::open(&dir.join(IDS_FILE)).map_err(damaged)?;
+        let lists = Lists::open(&dir.join(LISTS_FILE)).map_err(damaged)?;
+        let (l1, l2) = (mapped(L1_FILE)?, mapped(L2_FILE)?);
+        check_shapes(&manifest, &l1, &l2, &lists).map_err(damaged)?;
         let groups = read_optional(dir, &manifest, GROUPS_FILE, Groups::parse)?;
         let sizes = read_optional(dir, &manifest, SIZES_FILE, Sizes::parse)?;
-        let l1 = Index::read(&dir.join(L1_FILE)).map_err(|error| MatchError::damaged(dir, error))?;
-        let mut l2 = Index::map(&dir.join(L2_FILE)).map_err(|error| MatchError::damaged(dir, error))?;
-        check_shape(L1_FILE, &l1, manifest.dim, manifest.l1.count).map_err(damaged)?;
-        check_shape(L2_FILE, &l2, manifest.dim, manifest.l2.count).map_err(damaged)?;
         check_counts(&manifest, &ids).map_err(damaged)?;
-        let l1 = l1.flat_vectors().ok_or_else(|| damaged(format!("{L1_FILE} is not a flat index")))?;
-        if l2.list_count().is_some() {
-            l2.set_nprobe(manifest.l2.nprobe.max(1))?;
+        let l1 = l1.values(0, manifest.l1.count * manifest.dim).unwrap_or(&[]).to_vec();
+        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, groups, sizes, l1, l2, l2_copy: Vec::new(), lists })
+    }
+
+    /// Vectors of the cold tier in the order of the ids, `[l2.count, dim]`, memory-mapped.
+    #[must_use]
+    pub fn l2(&self) -> &[f32] {
+        if !self.l2_copy.is_empty() {
+            return &self.l2_copy;
         }
-        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, groups, sizes, l1, l2: Mutex::new(l2) })
+        self.l2.values(0, self.manifest.l2.count * self.manifest.dim).unwrap_or(&[])
+    }
+
+    /// Search a copy in memory from now on.
+    pub fn copy_to_memory(&mut self) {
+        self.l2_copy = self.l2().to_vec();
+    }
+
+    /// Enter the cold tier into the process's page table, reading what is not in memory.
+    pub fn warm(&self) {
+        self.l2.populate();
     }
 }
 
-/// Every fault of the generation in `dir`, one sentence each; empty when it is whole. Changes nothing on disk.
+/// Every fault of the generation in `dir`, one sentence each; empty when it is whole. Reads every byte, and records it
+/// when all is well.
 #[must_use]
 pub fn faults(dir: &Path) -> Vec<String> {
     let manifest = match read_manifest(dir) {
         Ok((manifest, _)) => manifest,
         Err(error) => return vec![error.to_string()],
     };
+    let mut proof = Proof::new();
     let files: Vec<String> = content_files(&manifest)
-        .filter_map(|name| check_file(dir, name, &manifest).err().map(|error| error.to_string()))
+        .filter_map(|name| {
+            proof::forget_cached(&dir.join(name));
+            check_file(dir, name, &manifest, &mut proof).err().map(|error| error.to_string())
+        })
         .collect();
     if !files.is_empty() {
         return files;
     }
+    proof.save(dir);
     Generation::open(dir).err().map(|error| error.to_string()).into_iter().collect()
 }
 
@@ -134,29 +188,42 @@ fn read_optional<T: Default>(
     parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))
 }
 
-fn read_manifest(dir: &Path) -> Result<(Manifest, Digest), MatchError> {
+/// The manifest of the generation in `dir`, and its digest. No other file is looked at.
+///
+/// # Errors
+/// As [`Generation::open`].
+pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest), MatchError> {
     let path = dir.join(MANIFEST_FILE);
     let bytes = std::fs::read(&path).map_err(|error| missing_or_io(dir, MANIFEST_FILE, error))?;
     let sha256 = Digest::of(&bytes);
-    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    if is_name(&name) && name != name_of(&sha256) {
+    if has_name(dir) && dir.file_name().is_some_and(|name| *name != *name_of(&sha256)) {
         let fault =
             format!("{MANIFEST_FILE} was changed: its digest begins with {}, not as the name says", sha256.short());
         return Err(MatchError::damaged(dir, fault));
     }
+    if let Some(format) = Manifest::other_format(&bytes) {
+        return Err(MatchError::OtherFormat { dir: dir.to_owned(), format, wanted: FORMAT });
+    }
     Ok((Manifest::parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))?, sha256))
 }
 
-fn check_file(dir: &Path, name: &str, manifest: &Manifest) -> Result<(), MatchError> {
+fn has_name(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|name| is_name(&name.to_string_lossy()))
+}
+
+fn check_file(dir: &Path, name: &str, manifest: &Manifest, proof: &mut Proof) -> Result<(), MatchError> {
     let Some(wanted) = manifest.files.get(name) else {
         return Err(MatchError::damaged(dir, format!("{MANIFEST_FILE} has no digest of {name}")));
     };
     let path = dir.join(name);
+    if proof.covers(name, &path, wanted.sha256).map_err(|error| missing_or_io(dir, name, error))? {
+        return Ok(());
+    }
     let bytes = std::fs::metadata(&path).map_err(|error| missing_or_io(dir, name, error))?.len();
     if bytes != wanted.bytes {
         return Err(MatchError::damaged(dir, format!("{name} has {bytes} bytes, the manifest says {}", wanted.bytes)));
     }
-    let got = Digest::of_file(&path).map_err(|error| missing_or_io(dir, name, error))?;
+    let got = proof.read(name, &path).map_err(|error| missing_or_io(dir, name, error))?;
     if got != wanted.sha256 {
         let fault = format!("{name} has sha256 {}…, the manifest says {}…", got.short(), wanted.sha256.short());
         return Err(MatchError::damaged(dir, fault));
@@ -171,25 +238,31 @@ fn missing_or_io(dir: &Path, name: &str, error: std::io::Error) -> MatchError {
     MatchError::io("read", &dir.join(name))(error)
 }
 
-fn check_shape(name: &str, index: &Index, dim: usize, count: usize) -> Result<(), String> {
-    if index.dim() != dim {
-        return Err(format!("{name} has dimension {}, the manifest says {dim}", index.dim()));
+fn check_shapes(manifest: &Manifest, l1: &Map, l2: &Map, lists: &Lists) -> Result<(), String> {
+    let dim = manifest.dim;
+    if lists.dim() != dim {
+        return Err(format!("{LISTS_FILE} has dimension {}, the manifest says {dim}", lists.dim()));
     }
-    if index.len() != count {
-        return Err(format!("{name} holds {} vectors, the manifest says {count}", index.len()));
+    let (rows, count) = (manifest.l2.count, manifest.l2.lists);
+    if (lists.rows(), lists.count()) != (rows, count) {
+        let (has, of) = (lists.count(), lists.rows());
+        return Err(format!("{LISTS_FILE} has {has} lists of {of} vectors, the manifest says {count} of {rows}"));
     }
-    if index.metric() != Some(Metric::InnerProduct) {
-        return Err(format!("{name} does not compare by inner product"));
+    for (name, map, count) in [(L1_FILE, l1, manifest.l1.count), (L2_FILE, l2, manifest.l2.count)] {
+        let wanted = count.checked_mul(dim).and_then(|values| values.checked_mul(size_of::<f32>()));
+        if wanted != Some(map.byte_count()) {
+            return Err(format!("{name} has {} bytes, not those of {count} vectors of {dim} values", map.byte_count()));
+        }
     }
     Ok(())
 }
 
 fn check_counts(manifest: &Manifest, ids: &TemplateIds) -> Result<(), String> {
     let checks = [
-        ("templates in the manifest", manifest.template_count, "vectors in l2.faiss", manifest.l2.count),
-        ("rows in ids.csv", ids.len(), "vectors in l2.faiss", manifest.l2.count),
-        ("hot rows in ids.csv", ids.hot().len(), "vectors in l1.faiss", manifest.l1.count),
-        ("parts in ids.csv", ids.part_count(), "parts in the manifest", manifest.part_count),
+        ("templates in the manifest", manifest.template_count, "vectors in l2.vectors", manifest.l2.count),
+        ("rows in ids.bin", ids.len(), "vectors in l2.vectors", manifest.l2.count),
+        ("hot rows in ids.bin", ids.hot().len(), "vectors in l1.vectors", manifest.l1.count),
+        ("parts in ids.bin", ids.part_count(), "parts in the manifest", manifest.part_count),
     ];
     match checks.into_iter().find(|(_, a, _, b)| a != b) {
         Some((what_a, a, what_b, b)) => Err(format!("{a} {what_a}, but {b} {what_b}")),

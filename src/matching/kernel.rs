@@ -9,6 +9,9 @@ const QUERIES_AT_ONCE: usize = 4;
 /// Partial sums of one inner product; independent, so the compiler keeps them in vector registers.
 const LANES: usize = 16;
 
+/// Vectors that share one read of a single query.
+const VECTORS_AT_ONCE: usize = 4;
+
 /// Inner product of each query with each vector.
 ///
 /// `queries` `[n, dim]`, `vectors` `[m, dim]` → `[n, m]`. Values past the last whole vector are ignored.
@@ -17,17 +20,37 @@ pub fn similarities(queries: &[f32], vectors: &[f32], dim: usize) -> Vec<f32> {
     if dim == 0 {
         return Vec::new();
     }
-    let (n, m) = (queries.len() / dim, vectors.len() / dim);
-    let mut out = vec![0.0_f32; n * m];
-    fill(&queries[..n * dim], &vectors[..m * dim], dim, &mut out);
+    let mut out = vec![0.0_f32; (queries.len() / dim) * (vectors.len() / dim)];
+    similarities_into(queries, vectors, dim, &mut out);
     out
+}
+
+/// As [`similarities`], into `out`, which has room for `[n, m]`; nothing is done where it has another length.
+pub fn similarities_into(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    if dim == 0 {
+        return;
+    }
+    let (n, m) = (queries.len() / dim, vectors.len() / dim);
+    if out.len() == n * m {
+        fill(&queries[..n * dim], &vectors[..m * dim], dim, out);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 fn fill(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+    let has_avx2 = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+    if has_avx2 && std::arch::is_x86_feature_detected!("avx512f") {
+        #[expect(
+            unsafe_code,
+            reason = "a function compiled for AVX-512 must be called behind a check that it is there"
+        )]
+        // SAFETY: the lines above asked the processor for exactly the features that the function is compiled for.
+        unsafe {
+            fill_avx512(queries, vectors, dim, out);
+        }
+    } else if has_avx2 {
         #[expect(unsafe_code, reason = "a function compiled for AVX2 must be called behind a check that it is there")]
-        // SAFETY: the line above asked the processor for exactly the features that the function is compiled for.
+        // SAFETY: the lines above asked the processor for exactly the features that the function is compiled for.
         unsafe {
             fill_avx2(queries, vectors, dim, out);
         }
@@ -43,6 +66,12 @@ fn fill(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn fill_avx512(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    fill_with::<true>(queries, vectors, dim, out);
+}
+
+#[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn fill_avx2(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
     fill_with::<true>(queries, vectors, dim, out);
@@ -50,6 +79,19 @@ fn fill_avx2(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
 
 #[inline(always)]
 fn fill_with<const FUSED: bool>(queries: &[f32], vectors: &[f32], dim: usize, out: &mut [f32]) {
+    if queries.len() == dim {
+        // One query: several vectors take its place, so that as many sums run side by side.
+        for (group, out) in vectors.chunks(VECTORS_AT_ONCE * dim).zip(out.chunks_mut(VECTORS_AT_ONCE)) {
+            if group.len() == VECTORS_AT_ONCE * dim {
+                out.copy_from_slice(&products::<VECTORS_AT_ONCE, FUSED>(group, queries));
+            } else {
+                for (vector, out) in group.chunks_exact(dim).zip(out) {
+                    [*out] = products::<1, FUSED>(vector, queries);
+                }
+            }
+        }
+        return;
+    }
     let m = vectors.len() / dim;
     for (column, vector) in vectors.chunks_exact(dim).enumerate() {
         for (group_index, group) in queries.chunks(QUERIES_AT_ONCE * dim).enumerate() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::Digest;
 
 /// Layout of a generation directory; raised when an older reader would misread it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How crops become embeddings; a query must be embedded the same way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,8 @@ pub struct ColdTier {
     pub lists: usize,
     /// Lists visited for each query, chosen at build time.
     pub nprobe: usize,
+    /// Vectors that a query is compared with on average at that `nprobe`.
+    pub visited: f32,
     /// Share of disturbed template vectors whose exact nearest template was found at that `nprobe`.
     pub measured_recall: f32,
 }
@@ -84,6 +86,13 @@ impl Manifest {
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
+    }
+
+    /// The document's format where it is another than [`FORMAT`]; `None` also for what is no manifest at all.
+    #[must_use]
+    pub fn other_format(bytes: &[u8]) -> Option<u64> {
+        let document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        document.get("format")?.as_u64().filter(|&format| format != u64::from(FORMAT))
     }
 
     /// # Errors

@@ -1,41 +1,51 @@
 //! Embeddings → part: the FAISS wrapper, immutable index generations, and the two-stage search.
 //!
 //! A generation is built by [`IndexBuilder`], opened and checked by [`PartIndex::open`], searched by
-//! [`PartIndex::search`] and measured against an exhaustive search by [`evaluate()`].
+//! [`PartIndex::search`] and measured against an exhaustive search by [`evaluate()`]. [`LiveIndex`] exchanges the
+//! generation in service; [`lifecycle`] looks at, switches and tidies up what is on disk.
 //!
 //! Threads: everything runs on the caller's; one [`PartIndex`] serves several.
 
 mod build;
 pub mod catalogue;
+mod clusters;
 mod cold;
 mod delta;
 mod error;
-mod fit;
-pub mod fitting;
 pub mod evaluate;
 pub mod faiss;
-mod generation;
+mod fit;
+pub mod fitting;
 mod fuse;
+mod generation;
 mod groups;
 mod hot;
 mod ids;
-mod kernel;
+pub mod kernel;
+pub mod lifecycle;
+mod lists;
+mod live;
 mod manifest;
+mod map;
+mod proof;
 mod rank;
 mod search;
 mod sizes;
 mod store;
-mod tune;
+pub mod tune;
 mod verify;
 
-pub use build::{BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, RECALL_TARGET_DEFAULT};
+pub use build::{
+    BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, Phase, Progress, RECALL_TARGET_DEFAULT,
+};
 pub use delta::{Delta, DeltaCell, Deltas, LEARNED_VIEW_PREFIX, Learning, index_name, learned_view};
 pub use error::MatchError;
+pub use evaluate::{Evaluation, Query, evaluate};
 pub use fit::{Fit, Scored, Scorer, Weights};
 pub use fitting::FitRow;
-pub use evaluate::{Evaluation, Query, evaluate};
 pub use groups::Groups;
-pub use ids::Template;
+pub use ids::{Template, TemplateIds, TemplateRef};
+pub use live::LiveIndex;
 pub use manifest::{ColdTier, Embedding, FileEntry, HotTier, Manifest};
 pub use rank::AcceptRule;
 pub use search::PartIndex;

@@ -149,7 +149,7 @@ impl Names<'_> {
     fn part_of(&self, candidate: &Candidate) -> Option<&str> {
         match candidate.tier {
             Tier::Delta => self.delta.get(candidate.template).map(|(_, part_id, _)| part_id),
-            Tier::L1 | Tier::L2 => self.ids.get(candidate.template).map(|(template, _)| template.part_id.as_str()),
+            Tier::L1 | Tier::L2 => self.ids.get(candidate.template).map(|(template, _)| template.part_id),
         }
     }
 
@@ -170,8 +170,8 @@ impl Names<'_> {
         let (template, _) = self.ids.get(candidate.template)?;
         Some(RankedPart {
             template: u64::from(candidate.template),
-            part_id: template.part_id.clone(),
-            color_id: template.color_id.clone(),
+            part_id: template.part_id.to_owned(),
+            color_id: template.color_id.map(str::to_owned),
             similarity,
             probability: None,
             size_log: None,
@@ -181,7 +181,7 @@ impl Names<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AcceptRule, Candidate, MARGIN_MAX, CANDIDATES, TopParts, margin};
+    use super::{AcceptRule, CANDIDATES, Candidate, MARGIN_MAX, TopParts, margin};
     use crate::types::Tier;
 
     fn candidate(template: u32, part: u32, similarity: f32) -> Candidate {

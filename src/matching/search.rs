@@ -5,8 +5,7 @@
 //! results are merged, one template a part, by exact cosine: L2 keeps the vectors themselves, so nothing is approximate
 //! but which lists are visited.
 //!
-//! Thread: one opened index serves all workers. Stage 1 runs in parallel; stage 2 takes a lock, for about a millisecond a
-//! frame against the tens of milliseconds that embedding it takes. Overload: none here; a batch costs `N × L1` in one
+//! Thread: one opened index serves all workers, both stages in parallel, without a lock. Overload: none here; a batch costs `N × L1` in one
 //! pass over memory plus the L2 lists of the queries that enter stage 2.
 
 use std::path::Path;
@@ -15,6 +14,7 @@ use super::MatchError;
 use super::delta::{DeltaView, Learning};
 use super::fit::Fit;
 use super::generation::{self, Generation};
+use super::ids::{TemplateIds, TemplateRef};
 use super::kernel;
 use super::manifest::Manifest;
 use super::rank::{self, AcceptRule, Candidate, Names, Stages, TopParts};
@@ -27,8 +27,6 @@ use crate::types::{Digest, MatchEvidence, Tier};
 pub struct PartIndex {
     pub(super) generation: Generation,
     quarantined: Option<Quarantined>,
-    /// Whether a template is in L1.
-    pub(super) is_hot: Vec<bool>,
     hot_covers_all_parts: bool,
     /// With the digest of its file.
     pub(super) fit: Option<(Fit, Digest)>,
@@ -42,6 +40,18 @@ impl PartIndex {
     /// When there is no index, or no generation that is whole.
     pub fn open(dir: &Path) -> Result<Self, MatchError> {
         let (generation, quarantined) = store::open_live(dir)?;
+        Self::with_fit(dir, generation, quarantined)
+    }
+
+    /// As [`PartIndex::open`] for the generation `name` of `dir`, live or not, without falling back.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read.
+    pub(super) fn open_generation(dir: &Path, name: &str) -> Result<Self, MatchError> {
+        Self::with_fit(dir, Generation::open(&dir.join(name))?, None)
+    }
+
+    fn with_fit(dir: &Path, generation: Generation, quarantined: Option<Quarantined>) -> Result<Self, MatchError> {
         let name = generation::name_of(&generation.sha256);
         let fit = Fit::load(&Fit::path(dir, &name), generation.sha256)?;
         Ok(Self { fit, ..Self::of(generation, quarantined) })
@@ -50,19 +60,15 @@ impl PartIndex {
     /// Search one opened generation, without a fit.
     #[must_use]
     pub fn of(generation: Generation, quarantined: Option<Quarantined>) -> Self {
-        let mut is_hot = vec![false; generation.ids.len()];
-        for &position in generation.ids.hot() {
-            is_hot[position as usize] = true;
-        }
         let hot_covers_all_parts = generation.ids.hot_covers_all_parts();
-        Self { generation, quarantined, is_hot, hot_covers_all_parts, fit: None }
+        Self { generation, quarantined, hot_covers_all_parts, fit: None }
     }
 
     /// The best parts for each of `embeddings`, `[N, dim]`; one answer each, in order. Times are those of the batch,
     /// divided by the queries that took part.
     ///
     /// # Errors
-    /// When `embeddings` is not `[N, dim]` finite vectors that have a direction, or FAISS fails.
+    /// When `embeddings` is not `[N, dim]` finite vectors that have a direction, or the index is broken.
     pub fn search(&self, embeddings: &[f32], rule: AcceptRule) -> Result<Vec<MatchEvidence>, MatchError> {
         self.search_with(embeddings, rule, Learning::default())
     }
@@ -86,9 +92,10 @@ impl PartIndex {
         let names = self.names(&delta);
         let stage1_ms = watch.ms() / tops.len().max(1) as f32;
 
-        let unsure: Vec<usize> = (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, learning.group_margin, &names)).collect();
+        let unsure: Vec<usize> =
+            (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, learning.group_margin, &names)).collect();
         let watch = Stopwatch::start();
-        self.search_cold(&queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops)?;
+        self.search_cold(&queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops);
         let stage2_ms = watch.ms() / unsure.len().max(1) as f32;
 
         let mut entered = vec![false; tops.len()];
@@ -111,7 +118,7 @@ impl PartIndex {
         let queries = self.normalised(embeddings)?;
         let mut tops = vec![TopParts::default(); queries.len() / self.dim()];
         let all: Vec<usize> = (0..tops.len()).collect();
-        self.search_cold(&queries, &all, usize::MAX, &mut tops)?;
+        self.search_cold(&queries, &all, usize::MAX, &mut tops);
         let stages = Stages { entered_stage2: true, stage1_ms: 0.0, stage2_ms: 0.0 };
         let damaged = || MatchError::damaged(&self.generation.dir, "an exhaustive search found nothing");
         let delta = DeltaView::default();
@@ -174,7 +181,7 @@ impl PartIndex {
 
     /// What the template at `position` of the generation shows.
     #[must_use]
-    pub fn template(&self, position: u32) -> Option<&super::Template> {
+    pub fn template(&self, position: u32) -> Option<TemplateRef<'_>> {
         self.generation.ids.get(position).map(|(template, _)| template)
     }
 
@@ -196,9 +203,30 @@ impl PartIndex {
         self.quarantined.as_ref()
     }
 
-    /// Vectors of the hot tier, `[l1.count, dim]`, normalised.
-    pub(super) fn hot_vectors(&self) -> &[f32] {
-        &self.generation.l1
+    /// Vectors of the cold tier in the order of the ids, `[template_count, dim]`, normalised and memory-mapped.
+    #[must_use]
+    pub fn vectors(&self) -> &[f32] {
+        self.generation.l2()
+    }
+
+    /// What each template shows.
+    #[must_use]
+    pub fn ids(&self) -> &TemplateIds {
+        &self.generation.ids
+    }
+
+    /// Bring the cold tier into memory and into the process's page table, so that the first searches are as fast as the
+    /// later ones. Takes as long as reading what is not in memory yet; run it off the hot path, and only where memory
+    /// holds the index.
+    pub fn warm(&self) {
+        self.generation.warm();
+    }
+
+    /// The same index with a copy of the cold tier in memory, to measure what mapping it costs.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.generation.copy_to_memory();
+        self
     }
 
     /// A copy with every vector of length 1, so that inner products are cosines.

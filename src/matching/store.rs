@@ -4,11 +4,13 @@
 //! DIR/CURRENT             name of the live generation
 //! DIR/PREVIOUS            name of the one before it, kept until the next switch
 //! DIR/gen-3f9a…/          a generation
+//! DIR/gen-….verified.json which of its files were read in full, see [`super::proof`]
+//! DIR/.lock               held by the process that changes the directory
 //! DIR/quarantine/gen-…/   damaged ones, each with a reason file beside it
 //! ```
 //! Invariants: a generation appears complete and synced, by rename; switching is the rename of `CURRENT`; a damaged
 //! generation is moved away before the previous one takes over, so it is never tried again.
-//! Thread: the caller's; one process builds at a time (a second one loses the race for `CURRENT`, harming nothing).
+//! Thread: the caller's; one process at a time changes the directory, by a lock.
 //! Overload: two generations are kept, older ones are removed when a new one is published.
 
 use std::fs::{self, File};
@@ -17,10 +19,13 @@ use std::path::{Path, PathBuf};
 
 use super::MatchError;
 use super::generation::{self, Generation};
+use super::proof::{self, Proof};
 
 pub const CURRENT_FILE: &str = "CURRENT";
 pub const PREVIOUS_FILE: &str = "PREVIOUS";
-const QUARANTINE_DIR: &str = "quarantine";
+pub(super) const QUARANTINE_DIR: &str = "quarantine";
+/// Locked while a process builds, switches or removes generations.
+const LOCK_FILE: &str = ".lock";
 /// A generation being written; the number of the writing process follows.
 pub(super) const STAGED_PREFIX: &str = ".staged-";
 
@@ -96,11 +101,32 @@ pub fn open_live(root: &Path) -> Result<(Generation, Option<Quarantined>), Match
     }
 }
 
+/// Held by who changes the directory; released when dropped, and by the kernel when the process dies.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+/// Become the one process that changes the index directory `root`.
+///
+/// # Errors
+/// [`MatchError::Busy`] when another one does.
+pub fn lock(root: &Path) -> Result<DirLock, MatchError> {
+    let path = root.join(LOCK_FILE);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(MatchError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(DirLock { _file: file }),
+        Err(fs::TryLockError::WouldBlock) => Err(MatchError::Busy { dir: root.to_owned(), file: LOCK_FILE }),
+        Err(fs::TryLockError::Error(source)) => Err(MatchError::io("lock", &path)(source)),
+    }
+}
+
 /// Turn the complete directory `staged` (inside `root`) into the live generation `name`.
 ///
 /// # Errors
 /// When a rename or sync fails; the live generation is then the old one.
-pub(super) fn publish(root: &Path, staged: &Path, name: &str) -> Result<PathBuf, MatchError> {
+pub(super) fn publish(root: &Path, staged: &Path, name: &str, proof: &Proof) -> Result<PathBuf, MatchError> {
     let target = root.join(name);
     let exists = target.exists();
     if exists && Generation::open(&target).is_ok() {
@@ -112,17 +138,24 @@ pub(super) fn publish(root: &Path, staged: &Path, name: &str) -> Result<PathBuf,
         sync_dir(staged)?;
         fs::rename(staged, &target).map_err(MatchError::io("rename", staged))?;
         sync_dir(root)?;
+        // Renaming a directory changes nothing of the files in it, so what was proved of them still holds.
+        proof.save(&target);
     }
-    match current_name(root) {
-        Ok(current) if current == name => {}
-        Ok(current) => {
-            write_pointer(root, PREVIOUS_FILE, &current)?;
-            write_pointer(root, CURRENT_FILE, name)?;
-        }
-        Err(_) => write_pointer(root, CURRENT_FILE, name)?,
-    }
+    point_to(root, name)?;
     prune(root, name)?;
     Ok(target)
+}
+
+/// Make the whole generation `name` the live one and the live one the previous.
+pub(super) fn point_to(root: &Path, name: &str) -> Result<(), MatchError> {
+    match current_name(root) {
+        Ok(current) if current == name => Ok(()),
+        Ok(current) => {
+            write_pointer(root, PREVIOUS_FILE, &current)?;
+            write_pointer(root, CURRENT_FILE, name)
+        }
+        Err(_) => write_pointer(root, CURRENT_FILE, name),
+    }
 }
 
 /// Write `bytes` to `path` and sync them.
@@ -138,6 +171,15 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), MatchError> 
 /// Sync what another library wrote.
 pub(super) fn sync_file(path: &Path) -> Result<(), MatchError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(MatchError::io("sync", path))
+}
+
+/// Remove a generation and its record.
+pub(super) fn remove(dir: &Path) -> Result<(), MatchError> {
+    fs::remove_dir_all(dir).map_err(MatchError::io("remove", dir))?;
+    match proof::path_of(dir).map(fs::remove_file) {
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => Err(MatchError::io("remove", dir)(error)),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), MatchError> {
@@ -161,6 +203,10 @@ fn quarantine(root: &Path, name: &str, fault: &str) -> Quarantined {
         let free = free.map(|name| dir.join(name)).find(|path| !path.exists());
         let target = free.ok_or_else(|| std::io::Error::other("quarantine is full"))?;
         fs::rename(root.join(name), &target)?;
+        if let Some(record) = proof::path_of(&root.join(name)) {
+            // Without its generation the record says nothing; one that stays does no harm.
+            drop(fs::remove_file(record));
+        }
         fs::write(target.with_extension("reason.txt"), format!("{fault}\n"))?;
         File::open(&dir)?.sync_all()?;
         Ok(target)
@@ -178,7 +224,7 @@ fn prune(root: &Path, live: &str) -> Result<(), MatchError> {
         let builder = name.strip_prefix(STAGED_PREFIX);
         let is_abandoned = builder.is_some_and(|process| !Path::new("/proc").join(process).exists());
         if is_old || is_abandoned {
-            fs::remove_dir_all(entry.path()).map_err(MatchError::io("remove", &entry.path()))?;
+            remove(&entry.path())?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use super::rank::AcceptRule;
 use super::search::PartIndex;
 use super::store;
 
-/// Hot templates that the probe search looks for.
+/// Templates that the probe search looks for.
 const PROBES_MAX: usize = 64;
 /// Two ways of summing the same products differ by rounding, not by more.
 const SIMILARITY_TOLERANCE: f32 = 1e-4;
@@ -55,14 +55,15 @@ pub fn verify(root: &Path) -> Verification {
     report
 }
 
-/// Search for hot templates themselves: two-stage and exhaustive search must agree on the best similarity.
+/// Search for templates themselves: two-stage and exhaustive search must agree on the best similarity.
 fn probe(index: &PartIndex, report: &mut Verification) {
     report.dim = Some(index.dim());
     report.parts = Some(index.part_count());
     report.templates = Some(index.template_count());
-    let hot = index.hot_vectors();
-    let step = (hot.len() / index.dim() / PROBES_MAX).max(1);
-    let queries: Vec<f32> = hot.chunks_exact(index.dim()).step_by(step).take(PROBES_MAX).flatten().copied().collect();
+    let vectors = index.vectors();
+    let step = (vectors.len() / index.dim() / PROBES_MAX).max(1);
+    let queries: Vec<f32> =
+        vectors.chunks_exact(index.dim()).step_by(step).take(PROBES_MAX).flatten().copied().collect();
     report.probes = queries.len() / index.dim();
     // A rule that nothing meets sends every query through both stages.
     let rule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::provenance::Provenance;
+use super::provenance::{FIT_CALIBRATION, Provenance};
 use crate::anomaly::{AnomalyError, PatchCore};
 use crate::capture::{self, CaptureError};
 use crate::config::{LocateStage, Recipe, StageProviders};
 use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
 use crate::locate::{BlobLocator, LocateError, YoloxLocator};
 use crate::matching::catalogue::{self, CatalogueError};
-use crate::matching::{MatchError, PartIndex};
+use crate::matching::{LiveIndex, MatchError};
 use crate::measure::ColourTable;
 use crate::quality::Reference;
 use crate::types::{Digest, Provider};
@@ -63,7 +63,7 @@ pub enum Locator {
 #[derive(Debug)]
 pub struct Matcher {
     pub model: FeatureModel,
-    pub index: Arc<PartIndex>,
+    pub index: LiveIndex,
     /// Colours that items are named by; empty where the recipe names none.
     pub colours: ColourTable,
 }
@@ -73,11 +73,7 @@ impl Engines {
     ///
     /// # Errors
     /// When a model, an index, a bank or the reference picture cannot be used, with what to do.
-    pub fn open(
-        runtime: &Arc<Runtime>,
-        recipe: &Recipe,
-        index: Option<Arc<PartIndex>>,
-    ) -> Result<Engines, EngineError> {
+    pub fn open(runtime: &Arc<Runtime>, recipe: &Recipe, index: Option<LiveIndex>) -> Result<Engines, EngineError> {
         let mut engines = Engines {
             reference: recipe
                 .quality
@@ -109,10 +105,11 @@ impl Engines {
             let of_embed = |source| EngineError::Inference { stage: "embed", source: Box::new(source) };
             let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
             let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
-            index.require_model(model.embedding_dim(), manifest.sha256())?;
+            let serving = index.current();
+            serving.require_model(model.embedding_dim(), manifest.sha256())?;
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
-            if let Some(sha256) = index.fit_sha256() {
-                engines.calibration_sha256s.insert("match.fit".to_owned(), sha256);
+            if let Some(sha256) = serving.fit_sha256() {
+                engines.calibration_sha256s.insert(FIT_CALIBRATION.to_owned(), sha256);
             }
             let mut colours = ColourTable::default();
             if let Some(color) = &stage.color {
@@ -157,7 +154,7 @@ impl Engines {
         Provenance {
             bank_sha256: self.surface.as_ref().map(PatchCore::bank_sha256),
             calibration_sha256s: self.calibration_sha256s.clone(),
-            generation_sha256: self.matcher.as_ref().map(|matcher| matcher.index.generation_sha256()),
+            generation_sha256: self.matcher.as_ref().map(|matcher| matcher.index.current().generation_sha256()),
             model_sha256s: self.model_sha256s.clone(),
             providers: self.providers.clone(),
             recipe_body: recipe.body.clone(),

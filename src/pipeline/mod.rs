@@ -17,6 +17,7 @@ mod engines;
 mod history;
 mod provenance;
 mod publish;
+mod switching;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
 pub use engines::{EngineError, Engines};
-pub use provenance::{Provenance, software_sha256};
+pub use provenance::{Provenance, Provenances, software_sha256};
 pub use publish::Outcome;
 pub use worker::criteria;
 
@@ -39,12 +40,13 @@ use crate::config::{ArtifactPolicy, Recipe};
 use crate::inference::Runtime;
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
-use crate::matching::{MatchError, PartIndex};
+use crate::matching::{LiveIndex, MatchError};
 use crate::notify;
 use crate::shutdown::Shutdown;
 use crate::types::Provider;
 use history::History;
 use publish::Produced;
+use switching::{Switching, Watched};
 use worker::{Job, Station};
 
 /// Why the pipeline cannot start.
@@ -56,6 +58,8 @@ pub enum PipelineError {
     Index { station: String, source: MatchError },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error("part index: {0}")]
+    Generation(#[from] MatchError),
     #[error("cannot start thread {name}: {source}")]
     Thread { name: String, source: std::io::Error },
     #[error("the program's own file cannot be read for its digest: {0}")]
@@ -136,6 +140,7 @@ pub struct Pipeline {
     capture: Vec<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     publisher: JoinHandle<()>,
+    switching: Switching,
     stations: Vec<StationStatus>,
 }
 
@@ -153,7 +158,7 @@ impl Pipeline {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
-        let (mut engine_sets, statuses, stations) = open_engines(&inputs, shared, workers)?;
+        let Opened { sets: mut engine_sets, statuses, stations, watched } = open_engines(&inputs, shared, workers)?;
         let stations = Arc::new(stations);
         let histories: Arc<Vec<History>> = Arc::new(inputs.iter().map(|_| History::default()).collect());
         let (job_sender, jobs) = bounded::<Job>(CAPTURE_QUEUE_FRAMES);
@@ -184,7 +189,8 @@ impl Pipeline {
                 run_capture(station_index, input, &shared, &jobs)
             })?);
         }
-        Ok(Pipeline { capture, workers: worker_threads, publisher, stations: statuses })
+        let switching = Switching::start(watched, shared.ledger.clone())?;
+        Ok(Pipeline { capture, workers: worker_threads, publisher, switching, stations: statuses })
     }
 
     /// The stations with what really runs them.
@@ -201,20 +207,25 @@ impl Pipeline {
                 error!(thread = name, "a pipeline thread died; its frames were not inspected");
             }
         }
+        self.switching.stop();
     }
 }
 
 type EngineSets = Vec<Vec<Engines>>;
 
+/// What [`open_engines`] opened.
+struct Opened {
+    sets: EngineSets,
+    statuses: Vec<StationStatus>,
+    stations: Vec<Station>,
+    watched: Vec<Watched>,
+}
+
 /// One set of engines a worker, the stations' statuses and what the workers need to know of the stations.
-fn open_engines(
-    inputs: &[StationInput],
-    shared: &Shared,
-    workers: usize,
-) -> Result<(EngineSets, Vec<StationStatus>, Vec<Station>), PipelineError> {
+fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Result<Opened, PipelineError> {
     let software_sha256 = software_sha256().map_err(PipelineError::Software)?;
     let mut sets: EngineSets = (0..workers).map(|_| Vec::new()).collect();
-    let (mut statuses, mut stations) = (Vec::new(), Vec::new());
+    let (mut statuses, mut stations, mut watched) = (Vec::new(), Vec::new(), Vec::new());
     for input in inputs {
         let index = open_index(input)?;
         for set in &mut sets {
@@ -230,13 +241,18 @@ fn open_engines(
             );
         }
         let provenance = engines.provenance(&input.recipe, software_sha256);
+        let provenance_sha256 = shared.ledger.register_provenance(&provenance.canonical_json())?;
+        let provenances = Provenances::new(provenance, provenance_sha256);
         stations.push(Station {
             name: input.name.clone(),
             recipe: Arc::clone(&input.recipe),
             artifacts: input.artifacts,
             progress: input.progress.clone(),
-            provenance_sha256: shared.ledger.register_provenance(&provenance.canonical_json())?,
+            provenances: provenances.clone(),
         });
+        if let Some(matcher) = &engines.matcher {
+            watched.push(Watched { station: input.name.clone(), index: matcher.index.clone(), provenances });
+        }
         statuses.push(StationStatus {
             name: input.name.clone(),
             recipe: input.recipe.name.clone(),
@@ -244,21 +260,21 @@ fn open_engines(
             is_fallback: engines.is_fallback,
         });
     }
-    Ok((sets, statuses, stations))
+    Ok(Opened { sets, statuses, stations, watched })
 }
 
 /// The station's part index; a damaged generation that an older one stands in for is an operator's business.
-fn open_index(input: &StationInput) -> Result<Option<Arc<PartIndex>>, PipelineError> {
+fn open_index(input: &StationInput) -> Result<Option<LiveIndex>, PipelineError> {
     let Some(stage) = &input.recipe.matching else { return Ok(None) };
     let index =
-        PartIndex::open(&stage.index).map_err(|source| PipelineError::Index { station: input.name.clone(), source })?;
-    if let Some(quarantined) = index.quarantined() {
+        LiveIndex::open(&stage.index).map_err(|source| PipelineError::Index { station: input.name.clone(), source })?;
+    if let Some(quarantined) = index.current().quarantined() {
         error!(
             station = input.name, fault = quarantined.fault, %quarantined,
             "the newest index generation is damaged; an older one serves until the index is built again"
         );
     }
-    Ok(Some(Arc::new(index)))
+    Ok(Some(index))
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, PipelineError> {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::artifacts::{self, Material};
 use super::engines::{Engines, Locator};
 use super::history::History;
+use super::provenance::Provenances;
 use crate::anomaly::ScoreMap;
 use crate::capture::{self, CapturedFrame, Payload};
 use crate::clock::{Clock, Stopwatch};
@@ -16,7 +17,7 @@ use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate;
-use crate::matching::AcceptRule;
+use crate::matching::{AcceptRule, PartIndex};
 use crate::measure::{measure_colour, measure_size};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
@@ -29,7 +30,8 @@ pub struct Station {
     pub recipe: Arc<Recipe>,
     pub artifacts: ArtifactPolicy,
     pub progress: notify::Progress,
-    pub provenance_sha256: Digest,
+    /// What decisions rest on, by index generation.
+    pub provenances: Provenances,
 }
 
 /// One frame on its way.
@@ -95,8 +97,10 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         map: None,
         timings,
     };
+    // One generation for the whole frame: what is recorded is what was searched.
+    let index = engines.matcher.as_ref().map(|matcher| matcher.index.current());
     if let Some(image) = &decoded.image {
-        examine(station, engines, image, &source, &mut found);
+        examine(station, engines, index.as_deref(), image, &source, &mut found);
     }
     found.evidence.elapsed_ms = arrived.ms();
 
@@ -121,7 +125,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         width_px,
         height_px,
         frame_sha256: decoded.sha256,
-        provenance_sha256: station.provenance_sha256,
+        provenance_sha256: station.provenances.of(index.map(|index| index.generation_sha256())),
         verdict,
         reasons,
         anomaly: found.evidence.anomaly,
@@ -190,7 +194,14 @@ fn measure(
 }
 
 /// Locate, match and score; each stage's failure is a fault in the evidence.
-fn examine(station: &Station, engines: &mut Engines, image: &Image, source: &str, found: &mut Found) {
+fn examine(
+    station: &Station,
+    engines: &mut Engines,
+    index: Option<&PartIndex>,
+    image: &Image,
+    source: &str,
+    found: &mut Found,
+) {
     let watch = Stopwatch::start();
     let located = match &mut engines.locator {
         Locator::Whole => Ok(locate::whole(image)),
@@ -210,15 +221,25 @@ fn examine(station: &Station, engines: &mut Engines, image: &Image, source: &str
     let boxes: Vec<BoundingBox> = detections.iter().map(|detection| detection.bbox).collect();
     found.evidence.items = detections
         .into_iter()
-        .map(|d| ItemEvidence { bbox: d.bbox, label: d.label, confidence: d.confidence, matched: None, size_mm: None, colour: None })
+        .map(|d| ItemEvidence {
+            bbox: d.bbox,
+            label: d.label,
+            confidence: d.confidence,
+            matched: None,
+            size_mm: None,
+            colour: None,
+        })
         .collect();
-    identify(station, engines, image, source, &boxes, found);
+    if let Some(index) = index {
+        identify(station, engines, index, image, source, &boxes, found);
+    }
     score(station, engines, image, source, found);
 }
 
 fn identify(
     station: &Station,
     engines: &mut Engines,
+    index: &PartIndex,
     image: &Image,
     source: &str,
     boxes: &[BoundingBox],
@@ -231,11 +252,10 @@ fn identify(
     let watch = Stopwatch::start();
     for item in &mut found.evidence.items {
         item.size_mm = stage.px_per_mm.and_then(|scale| measure_size(&item.bbox, scale));
-        item.colour = stage.color.as_ref().and_then(|color| {
-            measure_colour(image, &item.bbox, color.gains, &matcher.colours)
-        });
+        item.colour =
+            stage.color.as_ref().and_then(|color| measure_colour(image, &item.bbox, color.gains, &matcher.colours));
     }
-    let embedding = &matcher.index.manifest().embedding;
+    let embedding = &index.manifest().embedding;
     let crop_of =
         |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
     let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
@@ -250,10 +270,10 @@ fn identify(
     found.timings.embed = watch.ms();
     let watch = Stopwatch::start();
     let rule = AcceptRule { accept_similarity: stage.accept_similarity, accept_margin: stage.accept_margin };
-    match matcher.index.search(&embeddings, rule) {
+    match index.search(&embeddings, rule) {
         Ok(matches) => {
             for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
-                item.matched = Some(matcher.index.fuse(matched, item.size_mm));
+                item.matched = Some(index.fuse(matched, item.size_mm));
             }
         }
         Err(error) => {

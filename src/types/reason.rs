@@ -143,7 +143,9 @@ impl Reason {
             Reason::MarginSmall => "two catalogue parts look about equally alike; a person must choose",
             Reason::ProbabilityLow => "the best part is not probable enough; a person must choose",
             Reason::NotFitted => "the index generation has no fit; run `loupe index fit`",
-            Reason::GroupMarginSmall => "two parts that are known to be confused look about equally alike; a person must choose",
+            Reason::GroupMarginSmall => {
+                "two parts that are known to be confused look about equally alike; a person must choose"
+            }
             Reason::PartUnknown => "the part is not in the catalogue; add it, or see `loupe review unknowns`",
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",

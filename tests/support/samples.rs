@@ -90,7 +90,14 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
         entered_stage2: true,
         stage1_ms: 0.2,
         stage2_ms: 0.7,
-        top_k: vec![RankedPart { template: 17, part_id: "3001".to_owned(), color_id: None, similarity, probability: None, size_log: None }],
+        top_k: vec![RankedPart {
+            template: 17,
+            part_id: "3001".to_owned(),
+            color_id: None,
+            similarity,
+            probability: None,
+            size_log: None,
+        }],
         shares_group: false,
         delta_sha256: None,
     };
