@@ -13,8 +13,8 @@ use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
 use crate::matching::catalogue::{self, CatalogueError};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, PartIndex,
-    RECALL_TARGET_DEFAULT, Template, evaluate, verify,
+    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT,
+    PartIndex, RECALL_TARGET_DEFAULT, Template, evaluate, verify,
 };
 use crate::types::{BoundingBox, Image};
 

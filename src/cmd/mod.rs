@@ -9,6 +9,7 @@ pub mod demo;
 pub mod index;
 pub mod inspect;
 pub mod outbox;
+pub mod review;
 pub mod run;
 mod signals;
 

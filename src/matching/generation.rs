@@ -113,6 +113,19 @@ fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
     CONTENT_FILES.into_iter().chain(groups)
 }
 
+/// The small files of the generation in `dir`, checked.
+pub(super) fn read_outline(dir: &Path) -> Result<(Manifest, Digest, TemplateIds, Groups), MatchError> {
+    let (manifest, sha256) = read_manifest(dir)?;
+    for name in content_files(&manifest).filter(|name| name.ends_with(".csv")) {
+        check_file(dir, name, &manifest)?;
+    }
+    let path = dir.join(IDS_FILE);
+    let ids = std::fs::read(&path).map_err(MatchError::io("read", &path))?;
+    let ids = TemplateIds::parse(&ids).map_err(|fault| MatchError::damaged(dir, fault))?;
+    let groups = read_groups(dir, &manifest)?;
+    Ok((manifest, sha256, ids, groups))
+}
+
 fn read_groups(dir: &Path, manifest: &Manifest) -> Result<Groups, MatchError> {
     if !manifest.files.contains_key(GROUPS_FILE) {
         return Ok(Groups::default());

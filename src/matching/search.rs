@@ -81,7 +81,8 @@ impl PartIndex {
         let names = self.names(&delta);
         let stage1_ms = watch.ms() / tops.len().max(1) as f32;
 
-        let unsure: Vec<usize> = (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, learning.group_margin, &names)).collect();
+        let unsure: Vec<usize> =
+            (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, learning.group_margin, &names)).collect();
         let watch = Stopwatch::start();
         self.search_cold(&queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops)?;
         let stage2_ms = watch.ms() / unsure.len().max(1) as f32;

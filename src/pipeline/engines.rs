@@ -9,7 +9,7 @@ use crate::capture::{self, CaptureError};
 use crate::config::{LocateStage, Recipe, StageProviders};
 use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
 use crate::locate::{BlobLocator, LocateError, YoloxLocator};
-use crate::matching::{MatchError, PartIndex};
+use crate::matching::{DeltaCell, Deltas, MatchError, PartIndex};
 use crate::quality::Reference;
 use crate::types::{Digest, Provider};
 
@@ -55,6 +55,8 @@ pub enum Locator {
 pub struct Matcher {
     pub model: FeatureModel,
     pub index: Arc<PartIndex>,
+    /// What was learned since the index was built.
+    pub delta: DeltaCell,
 }
 
 impl Engines {
@@ -66,6 +68,7 @@ impl Engines {
         runtime: &Arc<Runtime>,
         recipe: &Recipe,
         index: Option<Arc<PartIndex>>,
+        deltas: &Deltas,
     ) -> Result<Engines, EngineError> {
         let mut engines = Engines {
             reference: recipe
@@ -98,8 +101,9 @@ impl Engines {
             let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
             let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
             index.require_model(model.embedding_dim(), manifest.sha256())?;
+            let delta = deltas.cell(&stage.index, &index.manifest().embedding, index.dim());
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
-            engines.matcher = Some(Matcher { model, index });
+            engines.matcher = Some(Matcher { model, index, delta });
         }
         if let Some(stage) = &recipe.anomaly {
             let surface = PatchCore::open(&stage.bank, runtime, &stage.models, &stage.providers.plan)?;

@@ -16,7 +16,7 @@ use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate;
-use crate::matching::AcceptRule;
+use crate::matching::{AcceptRule, Learning};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
 use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings};
@@ -243,7 +243,9 @@ fn identify(
     found.timings.embed = watch.ms();
     let watch = Stopwatch::start();
     let rule = AcceptRule { accept_similarity: stage.accept_similarity, accept_margin: stage.accept_margin };
-    match matcher.index.search(&embeddings, rule) {
+    let delta = matcher.delta.get();
+    let learning = Learning { delta: Some(&delta), group_margin: stage.group_margin };
+    match matcher.index.search_with(&embeddings, rule, learning) {
         Ok(matches) => {
             for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
                 item.matched = Some(matched);

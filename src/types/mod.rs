@@ -11,6 +11,7 @@ mod learned;
 mod provider;
 mod quality;
 mod reason;
+mod review;
 mod time;
 mod verdict;
 
@@ -26,5 +27,6 @@ pub use learned::LearnedTemplate;
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;
+pub use review::{Confusion, Review, ReviewAction, ReviewOrder, ReviewStatus, UnknownPart};
 pub use time::Timestamp;
 pub use verdict::Verdict;

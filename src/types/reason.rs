@@ -135,7 +135,9 @@ impl Reason {
             Reason::WrongLabel => "the detector named a class that the recipe does not allow",
             Reason::SimilarityLow => "the part looks like nothing in the catalogue; it may be unknown",
             Reason::MarginSmall => "two catalogue parts look about equally alike; a person must choose",
-            Reason::GroupMarginSmall => "two parts that are known to be confused look about equally alike; a person must choose",
+            Reason::GroupMarginSmall => {
+                "two parts that are known to be confused look about equally alike; a person must choose"
+            }
             Reason::PartUnknown => "the part is not in the catalogue; add it, or see `loupe review unknowns`",
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
