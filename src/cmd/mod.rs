@@ -6,6 +6,7 @@ pub mod check;
 mod console;
 pub mod db;
 pub mod demo;
+mod evidence;
 pub mod index;
 pub mod inspect;
 pub mod outbox;

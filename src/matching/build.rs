@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::MatchError;
+use super::evidence::TierEvidence;
 use super::faiss::{Index, Metric};
-use super::generation::{self, CONTENT_FILES, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, MANIFEST_FILE};
+use super::generation::{
+    self, CONTENT_FILES, EVIDENCE_FILE, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, MANIFEST_FILE,
+};
 use super::groups::Groups;
 use super::hot;
 use super::ids::{Template, TemplateIds};
@@ -66,19 +69,35 @@ pub struct IndexBuilder {
     templates: Vec<Template>,
     vectors: Vec<f32>,
     groups: Groups,
+    evidence: TierEvidence,
 }
 
 impl IndexBuilder {
     /// `dim`: values of one embedding; `embedding`: how the templates were embedded.
     #[must_use]
     pub fn new(dim: usize, embedding: Embedding, options: BuildOptions) -> Self {
-        Self { dim, embedding, options, templates: Vec::new(), vectors: Vec::new(), groups: Groups::default() }
+        Self {
+            dim,
+            embedding,
+            options,
+            templates: Vec::new(),
+            vectors: Vec::new(),
+            groups: Groups::default(),
+            evidence: TierEvidence::default(),
+        }
     }
 
     /// Store these confusion groups with the generation.
     #[must_use]
     pub fn with_groups(mut self, groups: Groups) -> Self {
         self.groups = groups;
+        self
+    }
+
+    /// Choose the hot tier by what the templates did, and store that with the generation.
+    #[must_use]
+    pub fn with_evidence(mut self, evidence: TierEvidence) -> Self {
+        self.evidence = evidence;
         self
     }
 
@@ -130,9 +149,10 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, templates, vectors, groups } = self;
+        let Self { dim, embedding, options, templates, vectors, groups, evidence } = self;
+        let worth: Vec<f64> = templates.iter().map(|template| evidence.worth(template)).collect();
         let ids = TemplateIds::new(templates, Vec::new())?;
-        let chosen = hot::choose(ids.parts(), &vectors, dim, hot_count_max(ids.len(), dim, options));
+        let chosen = hot::choose_by_worth(ids.parts(), &vectors, dim, hot_count_max(ids.len(), dim, options), &worth);
         let ids = ids.with_hot(chosen)?;
         let hot_vectors: Vec<f32> =
             ids.hot().iter().flat_map(|&at| &vectors[at as usize * dim..(at as usize + 1) * dim]).copied().collect();
@@ -148,6 +168,11 @@ impl IndexBuilder {
             let path = dir.join(GROUPS_FILE);
             store::write_synced(&path, &groups.to_csv()?)?;
             files.insert(GROUPS_FILE.to_owned(), generation::entry_of(&path)?);
+        }
+        if !evidence.is_empty() {
+            let path = dir.join(EVIDENCE_FILE);
+            store::write_synced(&path, &evidence.to_csv()?)?;
+            files.insert(EVIDENCE_FILE.to_owned(), generation::entry_of(&path)?);
         }
         let l1 =
             HotTier { kind: "flat".to_owned(), count: ids.hot().len(), bytes: hot_vectors.len() * size_of::<f32>() };

@@ -1,4 +1,5 @@
-//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`, perhaps `groups.csv`; named `gen-` and the first 12 digits of
+//! One generation directory: `manifest.json`, `l1.faiss`, `l2.faiss`, `ids.csv`, perhaps
+//! `groups.csv` and `evidence.csv`; named `gen-` and the first 12 digits of
 //! the manifest's digest, and through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only after the digest of every byte was checked, because FAISS trusts the
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::MatchError;
+use super::evidence::TierEvidence;
 use super::faiss::{Index, Metric};
 use super::groups::Groups;
 use super::ids::TemplateIds;
@@ -23,6 +25,8 @@ pub const L2_FILE: &str = "l2.faiss";
 pub const IDS_FILE: &str = "ids.csv";
 /// Only where the catalogue has confusion groups.
 pub const GROUPS_FILE: &str = "groups.csv";
+/// Only where the build was given evidence; what the next build starts from.
+pub const EVIDENCE_FILE: &str = "evidence.csv";
 /// Files whose digests the manifest holds.
 pub const CONTENT_FILES: [&str; 3] = [L1_FILE, L2_FILE, IDS_FILE];
 
@@ -109,12 +113,21 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
 
 /// The files that this generation has by its manifest.
 fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
-    let groups = manifest.files.contains_key(GROUPS_FILE).then_some(GROUPS_FILE);
-    CONTENT_FILES.into_iter().chain(groups)
+    let optional = [GROUPS_FILE, EVIDENCE_FILE].into_iter().filter(|name| manifest.files.contains_key(*name));
+    CONTENT_FILES.into_iter().chain(optional)
+}
+
+/// What the small files of a generation hold.
+pub(super) struct SmallFiles {
+    pub manifest: Manifest,
+    pub sha256: Digest,
+    pub ids: TemplateIds,
+    pub groups: Groups,
+    pub evidence: TierEvidence,
 }
 
 /// The small files of the generation in `dir`, checked.
-pub(super) fn read_outline(dir: &Path) -> Result<(Manifest, Digest, TemplateIds, Groups), MatchError> {
+pub(super) fn read_small_files(dir: &Path) -> Result<SmallFiles, MatchError> {
     let (manifest, sha256) = read_manifest(dir)?;
     for name in content_files(&manifest).filter(|name| name.ends_with(".csv")) {
         check_file(dir, name, &manifest)?;
@@ -123,7 +136,13 @@ pub(super) fn read_outline(dir: &Path) -> Result<(Manifest, Digest, TemplateIds,
     let ids = std::fs::read(&path).map_err(MatchError::io("read", &path))?;
     let ids = TemplateIds::parse(&ids).map_err(|fault| MatchError::damaged(dir, fault))?;
     let groups = read_groups(dir, &manifest)?;
-    Ok((manifest, sha256, ids, groups))
+    let mut evidence = TierEvidence::default();
+    if manifest.files.contains_key(EVIDENCE_FILE) {
+        let path = dir.join(EVIDENCE_FILE);
+        let bytes = std::fs::read(&path).map_err(MatchError::io("read", &path))?;
+        evidence = TierEvidence::parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))?;
+    }
+    Ok(SmallFiles { manifest, sha256, ids, groups, evidence })
 }
 
 fn read_groups(dir: &Path, manifest: &Manifest) -> Result<Groups, MatchError> {

@@ -11,6 +11,7 @@ mod cold;
 mod delta;
 mod error;
 pub mod evaluate;
+mod evidence;
 pub mod faiss;
 mod generation;
 mod groups;
@@ -29,6 +30,7 @@ pub use build::{BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATI
 pub use delta::{Delta, DeltaCell, Deltas, LEARNED_VIEW_PREFIX, Learning, index_name, learned_view};
 pub use error::MatchError;
 pub use evaluate::{Evaluation, evaluate};
+pub use evidence::{HITS_HALF_LIFE, Rates, TierEvidence};
 pub use groups::Groups;
 pub use ids::Template;
 pub use manifest::{ColdTier, Embedding, FileEntry, HotTier, Manifest};

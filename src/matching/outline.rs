@@ -1,10 +1,11 @@
 //! What the live generation holds, without its vectors: for reviews, and for builds that follow it.
 //!
-//! Only `manifest.json`, `ids.csv` and `groups.csv` are read, their digests checked; nothing is set aside.
+//! Only `manifest.json` and the CSV files are read, their digests checked; nothing is set aside.
 
 use std::path::Path;
 
 use super::MatchError;
+use super::evidence::TierEvidence;
 use super::generation;
 use super::groups::Groups;
 use super::ids::{Template, TemplateIds};
@@ -19,6 +20,8 @@ pub struct Outline {
     pub sha256: Digest,
     pub manifest: Manifest,
     pub groups: Groups,
+    /// What its templates did until it was built.
+    pub evidence: TierEvidence,
     ids: TemplateIds,
 }
 
@@ -29,8 +32,8 @@ impl Outline {
     /// When there is none, or one of its small files is damaged.
     pub fn of_live(dir: &Path) -> Result<Self, MatchError> {
         let live = dir.join(store::current_name(dir)?);
-        let (manifest, sha256, ids, groups) = generation::read_outline(&live)?;
-        Ok(Self { sha256, manifest, groups, ids })
+        let generation::SmallFiles { manifest, sha256, ids, groups, evidence } = generation::read_small_files(&live)?;
+        Ok(Self { sha256, manifest, groups, evidence, ids })
     }
 
     /// Whether a part has a template or a confusion group here.
