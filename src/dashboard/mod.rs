@@ -196,6 +196,7 @@ fn router(shared: Shared) -> Router {
         .route("/", get(page::index))
         .route("/assets/style.css", get(page::style))
         .route("/assets/app.js", get(page::script))
+        .route("/assets/review.js", get(page::review_script))
         .route("/assets/icon.svg", get(page::icon))
         .route("/api/v1/inspections", get(api::inspections))
         .route("/api/v1/inspections/{id}", get(api::inspection))

@@ -37,7 +37,7 @@ const REMOTE: ApiError = ApiError::new(
 );
 const FOREIGN: ApiError = ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", "the request comes from another site");
 const NOT_JSON: ApiError =
-    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "the body must be application/json");
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", "the body must be JSON and be called so");
 const BAD_BODY: ApiError =
     ApiError::new(StatusCode::BAD_REQUEST, "bad_review", "the body is not a review; see the manual for its fields");
 const BAD_ID: ApiError = ApiError::new(StatusCode::NOT_FOUND, "unknown_review", "no review has this id");
