@@ -356,7 +356,7 @@ fn a_delta_of_another_model_is_not_searched() {
     (plain.stage1_ms, plain.stage2_ms, found.stage1_ms, found.stage2_ms) = (0.0, 0.0, 0.0, 0.0);
     assert_eq!(found, plain);
     let fitting = search(&Delta::new(&[template], &index.manifest().embedding, 16));
-    assert_eq!((fitting.margin, fitting.delta_sha256.is_some()), (0.0, true), "part-0 and its twin `new`");
+    assert!(fitting.margin < 1e-5 && fitting.delta_sha256.is_some(), "part-0 and its twin `new`: {fitting:?}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    add: Option<AddArgs>,
+    add: AddArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,8 +57,8 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct AddArgs {
     /// The item: an inspection's code or id with /N for its Nth item from 0 (not needed where there is one), or an item's id.
-    #[arg(value_name = "ITEM")]
-    subject: String,
+    #[arg(value_name = "ITEM", required = true)]
+    subject: Option<String>,
     /// It is this part; its crop becomes a template.
     #[arg(long, value_name = "PART", conflicts_with_all = ["confirm", "unknown"], required_unless_present_any = ["confirm", "unknown"])]
     part: Option<String>,
@@ -78,8 +78,8 @@ struct AddArgs {
     #[arg(long)]
     unknown: bool,
     /// Who says so.
-    #[arg(long)]
-    author: String,
+    #[arg(long, required = true)]
+    author: Option<String>,
     /// Why, in a sentence.
     #[arg(long)]
     reason: Option<String>,
@@ -153,13 +153,12 @@ impl Place {
 /// # Errors
 /// When the ledger cannot be used or the review is refused.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    match (args.command, args.add) {
-        (Some(Command::List(args)), _) => list(&args),
-        (Some(Command::Undo(args)), _) => undo(args),
-        (Some(Command::Confusions(args)), _) => confusions(&args),
-        (Some(Command::Unknowns(args)), _) => unknowns(&args),
-        (None, Some(args)) => add(args),
-        (None, None) => Err(Failure::usage(anyhow!("say which item to review, or see `loupe review --help`")).into()),
+    match args.command {
+        Some(Command::List(args)) => list(&args),
+        Some(Command::Undo(args)) => undo(args),
+        Some(Command::Confusions(args)) => confusions(&args),
+        Some(Command::Unknowns(args)) => unknowns(&args),
+        None => add(args.add),
     }
 }
 
@@ -197,6 +196,10 @@ fn answer(reviewer: &Reviewer, state_dir: &Path, call: ReviewCall) -> Result<Val
 }
 
 fn add(args: AddArgs) -> anyhow::Result<()> {
+    // The parser insists on both, unless a subcommand stands there.
+    let (Some(subject), Some(reviewer)) = (args.subject, args.author) else {
+        return Err(Failure::usage(anyhow!("say which item to review and who you are (--author)")).into());
+    };
     let mut site = args.place.site()?;
     if let Some(path) = &args.recipe {
         site.recipes.push(Arc::new(Recipe::load(path).map_err(|error| Failure::config(error.into()))?));
@@ -208,14 +211,7 @@ fn add(args: AddArgs) -> anyhow::Result<()> {
         None => ReviewAction::Unknown,
     };
     let teach = !args.no_teach && matches!(action, ReviewAction::Part { .. });
-    let order = ReviewOrder {
-        subject: args.subject,
-        action,
-        reviewer: args.author,
-        reason: args.reason,
-        teach,
-        is_new_part: args.new_part,
-    };
+    let order = ReviewOrder { subject, action, reviewer, reason: args.reason, teach, is_new_part: args.new_part };
     let review = match open(&site, teach)? {
         Opened::Here(reviewer) => reviewer.review(order)?,
         Opened::There(address) => post(address, "/api/v1/reviews", &json!(order))?,

@@ -204,10 +204,9 @@ mod tests {
         /// The order in which the templates of a catalogue come does not decide where they go.
         #[test]
         fn tier_moves_do_not_depend_on_the_order((parts, vectors, _) in catalogue(), count_max in 1_usize..35, seed in 0_u64..99) {
-            // Distinct worths: between equals the earlier one goes first, by definition.
-            let count = parts.len();
-            let worth: Vec<f64> = (0..count).map(|at| (at + 1) as f64 / (count + 1) as f64).collect();
-            let mut order: Vec<usize> = (0..count).collect();
+            // No two sums of worths are equal: between equals the earlier one goes first, by definition.
+            let worth: Vec<f64> = (0..parts.len()).map(|at| 2.0_f64.powf(at as f64 - 32.0)).collect();
+            let mut order: Vec<usize> = (0..parts.len()).collect();
             fastrand::Rng::with_seed(seed).shuffle(&mut order);
             let shuffled_parts = numbered(order.iter().map(|&at| parts[at]).collect());
             let shuffled_vectors: Vec<f32> = order.iter().flat_map(|&at| &vectors[at * 3..at * 3 + 3]).copied().collect();

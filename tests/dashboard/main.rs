@@ -261,7 +261,10 @@ fn a_review_of_another_site_or_of_no_json_is_refused() {
     post(&bench, path, "Content-Type: application/x-www-form-urlencoded\r\n", order).expect_error(415, "not_json");
     post(&bench, path, "", order).expect_error(415, "not_json");
     post(&bench, path, json, &order.replace("reviewer", "by")).expect_error(400, "bad_review");
-    let long = format!("POST {path} HTTP/1.1\r\nHost: {}\r\n{json}Content-Length: 9000\r\nConnection: close\r\n\r\n", bench.addr());
+    let long = format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\n{json}Content-Length: 9000\r\nConnection: close\r\n\r\n",
+        bench.addr()
+    );
     bench.send(&long).expect_error(413, "body_refused");
     post(&bench, path, json, &order.replace("INS-20261121-0001/0", "bad")).expect_error(422, "review_refused");
     // What is wrong with the machine is for its log.
