@@ -51,5 +51,13 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Learned templates searched beside one index: 2 048 × 1 280 f32 are 10 MB and about 2 ms a pass. More must be folded
 /// into a generation by `loupe index build --with-delta`.
 pub const DELTA_TEMPLATES_MAX: usize = 2_048;
+/// Longest name of a reviewer, part or colour in a review, characters.
+pub const REVIEW_WORD_CHARS_MAX: usize = 100;
+/// Longest reason of a review, characters.
+pub const REVIEW_REASON_CHARS_MAX: usize = 1_000;
+/// Largest body that the dashboard reads, bytes: a review of the longest words in UTF-8 stays below.
+pub const DASHBOARD_BODY_BYTES_MAX: usize = 8_192;
+/// Reviews listed on the dashboard.
+pub const DASHBOARD_REVIEWS_MAX: usize = 100;
 /// Templates of one index: ids are stored as u32.
 pub const TEMPLATES_MAX: usize = u32::MAX as usize;

@@ -35,6 +35,8 @@ enum Command {
     Bank(cmd::bank::Args),
     /// Build, evaluate and verify part indexes.
     Index(cmd::index::Args),
+    /// Say of an inspected item what it really is, and see what was said.
+    Review(cmd::review::Args),
     /// See and send what the central database has not yet acknowledged.
     Outbox(cmd::outbox::Args),
     /// Manage the central PostgreSQL database.
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Bank(args) => cmd::bank::run(args),
         Command::Index(args) => cmd::index::run(args),
+        Command::Review(args) => cmd::review::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
         Command::Db(args) => cmd::db::run(args),
         Command::Completions { shell } => {

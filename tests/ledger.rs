@@ -8,8 +8,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use loupe::clock::Clock;
-use loupe::ledger::{Counters, Ledger, LedgerError, LedgerReader, artifacts_dir};
-use loupe::types::{Digest, GpuStat, InspectionId, Reason, Timestamp};
+use loupe::ledger::{Counters, Ledger, LedgerError, LedgerReader, NewReview, artifacts_dir};
+use loupe::types::{
+    BoundingBox, Digest, GpuStat, Inspection, InspectionId, LearnedTemplate, Reason, ReviewStatus, Timestamp,
+};
 use support::samples;
 
 fn open(dir: &Path) -> Ledger {
@@ -165,6 +167,126 @@ fn a_changed_artifact_and_a_lost_outbox_entry_break_the_proof() {
     ] {
         assert!(faults.contains(word), "no `{word}` in\n{faults}");
     }
+}
+
+#[test]
+fn widening_the_outbox_gives_no_number_twice() {
+    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    connection.execute_batch(include_str!("../migrations/ledger/V1__ledger.sql")).unwrap();
+    let insert = |root: &str| {
+        connection.execute(
+            "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
+             VALUES (?1, 1, zeroblob(16), 1, 'pending', 0, 1)",
+            [root],
+        )
+    };
+    (0..3).for_each(|_| drop(insert("inspections").unwrap()));
+    assert!(insert("reviews").is_err());
+    connection.execute("DELETE FROM outbox WHERE seq <> 2", []).unwrap();
+    connection.execute_batch(include_str!("../migrations/ledger/V2__reviews.sql")).unwrap();
+    insert("reviews").unwrap();
+    let seqs: Vec<i64> = connection
+        .prepare("SELECT seq FROM outbox ORDER BY seq")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert_eq!(seqs, [2, 4]);
+}
+
+fn review_of(inspection: &Inspection, status: ReviewStatus, part: Option<&str>) -> NewReview {
+    NewReview {
+        inspection_id: inspection.id,
+        ordinal: Some(0),
+        status,
+        shown_part_id: Some("3001".to_owned()),
+        corrected_part_id: part.map(str::to_owned),
+        corrected_color_id: None,
+        undoes_id: None,
+        reviewer: "Kim".to_owned(),
+        reason: None,
+        template: None,
+    }
+}
+
+fn template_of(inspection: &Inspection, part: &str) -> LearnedTemplate {
+    LearnedTemplate {
+        id: 0,
+        review_id: uuid::Uuid::nil(),
+        index: "/index".to_owned(),
+        part_id: part.to_owned(),
+        color_id: None,
+        model_sha256: Digest::of(b"model"),
+        input_px: 160,
+        crop_margin_ratio: 0.05,
+        vector: vec![0.1, -0.2, 3.5e-9],
+        inspection_id: inspection.id,
+        ordinal: 0,
+        frame_sha256: inspection.frame_sha256,
+        artifact: "2026/11/21/x.png".to_owned(),
+        crop: BoundingBox::new(1.5, 2.0, 30.25, 40.0),
+    }
+}
+
+#[test]
+fn the_last_review_of_an_item_decides_what_is_searched_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    let (a, b) = (ledger.commit(samples::held(1), vec![]).unwrap(), ledger.commit(samples::held(2), vec![]).unwrap());
+    let teach = |inspection: &Inspection, part: &str| {
+        let template = Some(template_of(inspection, part));
+        let review = NewReview { template, ..review_of(inspection, ReviewStatus::Rejected, Some(part)) };
+        ledger.review(review).unwrap()
+    };
+    let first = teach(&a, "3003");
+    let learned = ledger.learned_templates().unwrap();
+    let wanted = LearnedTemplate { id: 1, review_id: first.id, ..template_of(&a, "3003") };
+    assert_eq!(learned, [wanted], "the vector reads back to the bit");
+    let second = teach(&a, "3004");
+    let third = teach(&b, "3003");
+    let parts = || ledger.learned_templates().unwrap().into_iter().map(|t| t.part_id).collect::<Vec<_>>();
+    assert_eq!(parts(), ["3004", "3003"], "a later review of the same item replaces the first");
+    let undo = |id, inspection: &Inspection| {
+        ledger.review(NewReview { undoes_id: Some(id), ..review_of(inspection, ReviewStatus::Pending, None) })
+    };
+    let error = undo(first.id, &a).unwrap_err();
+    assert!(error.is_about_the_row() && error.to_string().contains("a later review"), "{error}");
+    undo(second.id, &a).unwrap();
+    assert_eq!(parts(), ["3003"], "an undo does not bring the review before it back");
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    let pairs: Vec<_> = reader.confusions().unwrap().into_iter().map(|c| (c.true_part_id, c.count)).collect();
+    assert_eq!(pairs, [("3003".to_owned(), 1)]);
+    let reviews = reader.reviews(10).unwrap();
+    assert_eq!(reviews.iter().map(|r| r.is_last).collect::<Vec<_>>(), [true, true, false, false]);
+    assert_eq!((reviews[1].id, reviews[1].template, reviews[1].code.as_str()), (third.id, Some(3), b.code.as_str()));
+
+    let error =
+        ledger.review(NewReview { ordinal: Some(9), ..review_of(&a, ReviewStatus::Confirmed, None) }).unwrap_err();
+    assert!(error.to_string().contains("no item 9"), "{error}");
+    let counters = ledger.counters().unwrap();
+    assert_eq!((counters.committed, counters.reviews, counters.captured, counters.pending), (6, 4, 2, 6));
+    let proof = reader.verify(|_, _| ()).unwrap();
+    assert!(proof.holds(), "{proof:?}");
+}
+
+#[test]
+fn unknown_items_are_counted_by_the_part_they_look_like() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    for number in [5, 300, 7] {
+        let mut inspection = samples::held(number);
+        inspection.items[0].reasons = vec![Reason::PartUnknown];
+        ledger.commit(inspection, vec![]).unwrap();
+    }
+    ledger.commit(samples::held(9), vec![]).unwrap();
+    let unknowns = LedgerReader::open(dir.path()).unwrap().unknown_parts().unwrap();
+    assert_eq!(unknowns.len(), 1);
+    assert_eq!((unknowns[0].best_part_id.as_str(), unknowns[0].detected_count), ("3001", 3));
+    assert_eq!(unknowns[0].nearest_similarity, samples::item(0, 0.1 + 0.3).similarity.unwrap());
+    assert!(unknowns[0].example_code.ends_with("0003"), "{unknowns:?}");
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use loupe::matching::{AcceptRule, BuildOptions, Embedding, IndexBuilder, MatchError, PartIndex, Template, verify};
-use loupe::types::{Digest, Tier};
+use loupe::matching::{
+    AcceptRule, BuildOptions, Delta, Embedding, Groups, IndexBuilder, Learning, MatchError, PartIndex, Template,
+    learned_view, verify,
+};
+use loupe::types::{BoundingBox, Digest, InspectionId, LearnedTemplate, Tier};
 use proptest::prelude::*;
 
 const STRICT: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: 0.0 };
@@ -317,8 +320,120 @@ fn building_the_same_again_gives_the_same_generation_and_two_are_kept() {
     assert_eq!(left, wanted);
 }
 
+fn learned_template(id: u64, part: &str, vector: &[f32]) -> LearnedTemplate {
+    LearnedTemplate {
+        id,
+        review_id: uuid::Uuid::from_u128(u128::from(id)),
+        index: "test".to_owned(),
+        part_id: part.to_owned(),
+        color_id: None,
+        model_sha256: Digest::of(b"model"),
+        input_px: 160,
+        crop_margin_ratio: 0.05,
+        // As the model gives it: of any length.
+        vector: vector.iter().map(|value| value * 3.0).collect(),
+        inspection_id: InspectionId(uuid::Uuid::nil()),
+        ordinal: 0,
+        frame_sha256: Digest::of(b"frame"),
+        artifact: String::new(),
+        crop: BoundingBox::new(0.0, 0.0, 1.0, 1.0),
+    }
+}
+
+#[test]
+fn a_delta_of_another_model_is_not_searched() {
+    let root = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(20, 6, 3, 16);
+    let index = catalogue.build(root.path());
+    let query = &catalogue.vectors[..16];
+    let template = learned_template(1, "new", query);
+    let other = Embedding { model_sha256: Digest::of(b"other"), ..index.manifest().embedding.clone() };
+    let foreign = Delta::new(&[LearnedTemplate { model_sha256: other.model_sha256, ..template.clone() }], &other, 16);
+    assert_eq!(foreign.len(), 1);
+    let search = |delta: &Delta| {
+        index.search_with(query, STRICT, Learning { delta: Some(delta), group_margin: 0.0 }).unwrap().remove(0)
+    };
+    let mut plain = index.search(query, STRICT).unwrap().remove(0);
+    let mut found = search(&foreign);
+    (plain.stage1_ms, plain.stage2_ms, found.stage1_ms, found.stage2_ms) = (0.0, 0.0, 0.0, 0.0);
+    assert_eq!(found, plain);
+    let fitting = search(&Delta::new(&[template], &index.manifest().embedding, 16));
+    assert!(fitting.margin < 1e-5 && fitting.delta_sha256.is_some(), "part-0 and its twin `new`: {fitting:?}");
+}
+
+#[test]
+fn a_template_taken_in_by_a_build_is_searched_once_and_groups_widen_stage_1() {
+    let root = tempfile::tempdir().unwrap();
+    let catalogue = catalogue(21, 6, 3, 16);
+    let query = &catalogue.vectors[..16];
+    let template = learned_template(7, "new", query);
+    let groups = [("part-0", "g"), ("new", "g")].map(|(part, group)| (part.to_owned(), group.to_owned()));
+    let mut builder = catalogue.builder(BuildOptions::default()).with_groups(Groups::new(groups.into()));
+    let view = learned_view(template.review_id);
+    builder.push(Template { part_id: "new".to_owned(), color_id: None, view }, query).unwrap();
+    builder.build(root.path()).unwrap();
+    assert_eq!(verify(root.path()).faults, [""; 0]);
+    let index = PartIndex::open(root.path()).unwrap();
+    let delta = Delta::new(&[template], &index.manifest().embedding, 16);
+    let loose = AcceptRule { accept_similarity: 0.5, accept_margin: 0.0 };
+    let search = |group_margin: f32| {
+        index.search_with(query, loose, Learning { delta: Some(&delta), group_margin }).unwrap().remove(0)
+    };
+    let (alone, asked) = (search(0.0), search(2.0));
+    assert!(alone.shares_group && asked.shares_group);
+    assert_ne!(alone.tier, Tier::Delta);
+    assert!(asked.entered_stage2 && !alone.entered_stage2, "inside a group the hot tier needs the larger margin");
+
+    flip_byte(&root.path().join(live(root.path())).join("groups.csv"));
+    assert!(verify(root.path()).faults[0].contains("groups.csv has sha256"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// L1, L2 and the delta merged answer as an exhaustive search over all their templates, in whatever order the
+    /// learned ones come; a template that the generation took in is not searched a second time.
+    #[test]
+    fn merging_the_delta_is_an_exhaustive_search_over_the_union(
+        seed in 0_u64..1000, parts in 2_usize..10, views in 1_usize..6, dim in 2_usize..40, l1_ratio in 0.0_f32..1.0,
+        learned_share in 0_usize..4,
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        let all = catalogue(seed, parts, views + 1, dim);
+        // One template is always built in; of the others, some are learned later.
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let is_learned: Vec<bool> = (0..all.parts.len()).map(|at| at > 0 && rng.usize(..4) < learned_share).collect();
+        let mut built = Catalogue { dim, parts: Vec::new(), vectors: Vec::new() };
+        let mut learned = Vec::new();
+        for (at, vector) in all.vectors.chunks(dim).enumerate() {
+            if is_learned[at] {
+                learned.push(learned_template(at as u64 + 1, &all.parts[at], vector));
+            } else {
+                built.parts.push(all.parts[at].clone());
+                built.vectors.extend(vector);
+            }
+        }
+        rng.shuffle(&mut learned);
+        built.builder(BuildOptions { l1_ratio, ..BuildOptions::default() }).build(root.path()).unwrap();
+        let index = PartIndex::open(root.path()).unwrap();
+        let delta = Delta::new(&learned, &index.manifest().embedding, dim);
+        let queries = all.queries(seed + 1, 9, 1.0);
+        let learning = Learning { delta: Some(&delta), group_margin: 0.0 };
+        let found = index.search_with(&queries, STRICT, learning).unwrap();
+        for (evidence, query) in found.iter().zip(queries.chunks(dim)) {
+            let wanted = all.brute_force(query);
+            prop_assert!((evidence.similarity - wanted[0].1).abs() < 1e-4, "{} for {}", evidence.similarity, wanted[0].1);
+            let margin = wanted.get(1).map_or(2.0, |second| wanted[0].1 - second.1);
+            prop_assert!((evidence.margin - margin).abs() < 2e-4, "margin {} for {margin}", evidence.margin);
+            prop_assert_eq!(evidence.tier == Tier::Delta, evidence.template >= index.template_count() as u64);
+            prop_assert_eq!(evidence.delta_sha256, delta.sha256());
+        }
+        // Whatever the rule lets stage 1 answer alone names no better part than there is.
+        let usual = index.search_with(&queries, USUAL, learning).unwrap();
+        for (evidence, query) in usual.iter().zip(queries.chunks(dim)) {
+            prop_assert!(evidence.similarity <= all.brute_force(query)[0].1 + 1e-4);
+        }
+    }
 
     /// With every query sent through both stages of a small (flat) index, the answer is that of brute force.
     #[test]

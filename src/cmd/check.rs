@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::config::{Config, StationConfig};
 use crate::inference::Runtime;
-use crate::matching::LiveIndex;
+use crate::matching::{Deltas, LiveIndex};
 use crate::observe::GpuSampler;
 use crate::pipeline::Engines;
 use crate::uplink;
@@ -154,7 +154,7 @@ fn check_station(station: &StationConfig, runtime: Option<&Arc<Runtime>>, findin
             return;
         }
     };
-    match Engines::open(runtime, &station.recipe, index) {
+    match Engines::open(runtime, &station.recipe, index, &Deltas::default()) {
         Err(error) => findings.add(Level::Fail, &what, error.to_string()),
         Ok(engines) => {
             let providers: Vec<String> =

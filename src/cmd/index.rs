@@ -1,5 +1,6 @@
 //! `loupe index`: build, evaluate and verify part indexes.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -7,19 +8,20 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::Failure;
 use super::index_admin::{self, CompactArgs, RollbackArgs, StatsArgs, SwitchArgs};
 use super::index_bench::{self, BenchArgs};
+use super::{Failure, evidence};
 use crate::capture;
 use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
+use crate::ledger::LedgerReader;
 use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT,
-    PartIndex, Phase, Query, RECALL_TARGET_DEFAULT, Sizes, Template, evaluate, verify,
+    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, Outline,
+    PartIndex, Phase, Query, RECALL_TARGET_DEFAULT, Sizes, Template, evaluate, index_name, learned_view, verify,
 };
 use crate::measure;
-use crate::types::{BoundingBox, Image};
+use crate::types::{BoundingBox, Image, LearnedTemplate};
 
 /// Crops embedded in one call.
 const EMBED_BATCH: usize = 16;
@@ -94,6 +96,12 @@ struct BuildArgs {
     /// Least share of exact nearest templates that the memory-mapped tier must find, 0 to 1.
     #[arg(long, default_value_t = RECALL_TARGET_DEFAULT)]
     recall_target: f32,
+    /// State folder whose learned templates are taken in; they are searched as before until then, and not twice after.
+    #[arg(long, value_name = "STATE_DIR")]
+    with_delta: Option<PathBuf>,
+    /// State folder whose inspections and reviews say which templates answer, so that those are kept in memory.
+    #[arg(long, value_name = "STATE_DIR")]
+    evidence: Option<PathBuf>,
     /// ONNX Runtime's library; default: ORT_DYLIB_PATH, else /usr/lib/loupe/libonnxruntime.so.
     #[arg(long)]
     onnxruntime: Option<PathBuf>,
@@ -172,9 +180,27 @@ pub fn build_catalogue(parts: &Path, out: &Path, model: &Path) -> anyhow::Result
         l1_ratio: L1_RATIO_DEFAULT,
         l1_bytes_max: L1_BYTES_MAX_DEFAULT,
         recall_target: RECALL_TARGET_DEFAULT,
+        with_delta: None,
+        evidence: None,
         onnxruntime: None,
         json: false,
     })
+    .map(|(built, _)| built)
+}
+
+/// What a build took from a ledger, and which templates it moved between the tiers.
+#[derive(Debug, Default, serde::Serialize)]
+struct Moves {
+    /// Learned templates taken in.
+    folded: usize,
+    /// Learned templates of another model, input size or crop margin, which were not.
+    left_out: usize,
+    /// Searches that the choice of the hot tier rests on.
+    searches: u64,
+    /// Templates that were cold and are hot.
+    promoted: usize,
+    /// Templates that were hot and are cold.
+    demoted: usize,
 }
 
 fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
@@ -185,12 +211,13 @@ fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
             return Err(Failure::usage(anyhow::anyhow!("--{name} is {value}; it must be 0 to 1")).into());
         }
     }
-    let built = build(args)?;
+    let (built, moves) = build(args)?;
     let manifest = &built.manifest;
     if args.json {
         println!(
             "{}",
-            json!({ "dir": built.dir, "sha256": built.sha256, "build_ms": built.build_ms, "manifest": manifest })
+            json!({ "dir": built.dir, "sha256": built.sha256, "build_ms": built.build_ms, "manifest": manifest,
+                "moves": moves })
         );
         return Ok(());
     }
@@ -202,10 +229,16 @@ fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
         "l2 (disk)  {}, {} lists, {} visited, recall {:.3}",
         cold.kind, cold.lists, cold.nprobe, cold.measured_recall
     );
+    if args.with_delta.is_some() {
+        println!("learned    {} taken in, {} embedded in another way and left out", moves.folded, moves.left_out);
+    }
+    if args.evidence.is_some() {
+        println!("moved      {} into memory, {} out, by {} searches", moves.promoted, moves.demoted, moves.searches);
+    }
     Ok(())
 }
 
-fn build(args: &BuildArgs) -> anyhow::Result<Built> {
+fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
     let parts = catalogue::read_parts(&args.parts)?;
     let rows = catalogue::read_templates(&args.templates, &parts)?;
     let groups = Groups::new(catalogue::read_groups(&args.parts)?);
@@ -226,6 +259,13 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
         lists: 0,
     };
     let dim = model.embedding_dim();
+    let mut moves = Moves::default();
+    // The generation that this one follows; without one nothing was learned or counted.
+    let before = Outline::of_live(&args.out).ok();
+    let learned = match &args.with_delta {
+        Some(state_dir) => learned_for(state_dir, &args.out, &embedding, dim, &mut moves)?,
+        None => Vec::new(),
+    };
     let mut builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
     let margin = args.crop_margin;
@@ -233,6 +273,15 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
     let vectors = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
     for (row, vector) in rows.into_iter().zip(vectors.chunks_exact(dim)) {
         builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
+    }
+    for template in learned {
+        let view = learned_view(template.review_id);
+        builder.push(Template { part_id: template.part_id, color_id: template.color_id, view }, &template.vector)?;
+    }
+    if let (Some(state_dir), Some(before)) = (&args.evidence, &before) {
+        let evidence = evidence::gather(state_dir, before)?;
+        moves.searches = evidence.searches();
+        builder = builder.with_evidence(evidence);
     }
     set_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let bar = BuildProgress::new()?;
@@ -244,7 +293,42 @@ fn build(args: &BuildArgs) -> anyhow::Result<Built> {
     if without > 0 {
         eprintln!("{without} of {} parts have no template and cannot be found", parts.len());
     }
-    Ok(built)
+    if let Some(before) = before {
+        count_moves(&before, &Outline::of_live(&args.out)?, &mut moves);
+    }
+    Ok((built, moves))
+}
+
+/// The learned templates of the index in `out` that were embedded as `embedding` says.
+fn learned_for(
+    state_dir: &Path,
+    out: &Path,
+    embedding: &Embedding,
+    dim: usize,
+    moves: &mut Moves,
+) -> anyhow::Result<Vec<LearnedTemplate>> {
+    let mut learned = LedgerReader::open(state_dir)?.learned_templates()?;
+    let name = index_name(out);
+    learned.retain(|template| template.index == name);
+    let found = learned.len();
+    learned.retain(|template| {
+        let way = (template.model_sha256, template.input_px, template.crop_margin_ratio);
+        way == (embedding.model_sha256, embedding.input_px, embedding.crop_margin_ratio) && template.vector.len() == dim
+    });
+    (moves.folded, moves.left_out) = (learned.len(), found - learned.len());
+    Ok(learned)
+}
+
+/// Templates of both generations that changed their tier.
+fn count_moves(before: &Outline, after: &Outline, moves: &mut Moves) {
+    let was_hot: HashMap<Template, bool> = before.templates().collect();
+    for (template, is_hot) in after.templates() {
+        match (was_hot.get(&template), is_hot) {
+            (Some(false), true) => moves.promoted += 1,
+            (Some(true), false) => moves.demoted += 1,
+            _ => {}
+        }
+    }
 }
 
 fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::inference::Runtime;
 use crate::ledger::Ledger;
+use crate::matching::Deltas;
 use crate::notify;
 use crate::pipeline::{Outcome, Pipeline, Progress, Shared, StationInput};
 use crate::shutdown::Shutdown;
@@ -84,8 +85,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let ledger = Ledger::open(&args.state, clock.clone())
         .with_context(|| format!("state folder {} (choose another with --state)", args.state.display()))?;
     let progress = Progress::default();
-    let shared =
-        Shared { runtime, ledger: ledger.clone(), clock, shutdown, progress: progress.clone(), workers: args.workers };
+    let shared = Shared {
+        runtime,
+        ledger: ledger.clone(),
+        clock,
+        shutdown,
+        progress: progress.clone(),
+        deltas: Deltas::default(),
+        workers: args.workers,
+    };
     let input = StationInput {
         name: "inspect".to_owned(),
         recipe,

@@ -6,12 +6,14 @@ pub mod check;
 mod console;
 pub mod db;
 pub mod demo;
+mod evidence;
 pub mod fit;
 pub mod index;
 mod index_admin;
 mod index_bench;
 pub mod inspect;
 pub mod outbox;
+pub mod review;
 pub mod run;
 mod signals;
 

@@ -91,7 +91,7 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
         println!("dropped    {:>12} GPU samples", counters.dropped_samples);
     }
     for unit in &status.parked_units {
-        println!("parked {} (refused {} times): {}", unit.inspection_id, unit.attempts, unit.last_error);
+        println!("parked {} (refused {} times): {}", unit.id, unit.attempts, unit.last_error);
     }
 }
 

@@ -17,13 +17,13 @@ use super::board::Board;
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, StationInfo};
+use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, ReviewFn, StationInfo};
 use crate::inference::Runtime;
 use crate::ledger::{self, Ledger, LedgerReader};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
 use crate::observe::GpuSampler;
-use crate::pipeline::{Outcome, Pipeline, Shared, StationInput};
+use crate::pipeline::{Outcome, Pipeline, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
 use crate::uplink::{self, Uplink};
@@ -78,6 +78,7 @@ pub fn serve(
         clock: clock.clone(),
         shutdown: shutdown.clone(),
         progress: crate::pipeline::Progress::default(),
+        deltas: crate::matching::Deltas::default(),
         workers: config.workers,
     };
 
@@ -98,7 +99,10 @@ pub fn serve(
     board.set_stations(pipeline.stations());
 
     let stop_dashboard = Shutdown::new();
-    let dashboard = start_dashboard(&config, &board, &feed, &clock, stations, progress.clone(), &stop_dashboard)?;
+    let recipes = config.stations.iter().map(|station| Arc::new(station.recipe.clone())).collect();
+    let reviewer = Reviewer::new(Some(Arc::clone(&shared.runtime)), ledger.clone(), shared.deltas.clone(), recipes);
+    let desk = super::review::desk(reviewer, state_dir.clone());
+    let dashboard = start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), desk, &stop_dashboard)?;
     let stop_uplink = Shutdown::new();
     let uplink = match &config.uplink {
         None => None,
@@ -113,7 +117,11 @@ pub fn serve(
     let watchdog = Watchdog::new(progress).spawn(stop_dashboard.clone())?;
     notify::ready();
     notify::status(&format!("inspecting at {} stations", pipeline.stations().len()));
+    // Where `loupe review` finds the one who writes the ledger; a file that stays behind only names nobody.
+    let address_file = state_dir.join(super::review::ADDRESS_FILE);
     if let Some(dashboard) = &dashboard {
+        std::fs::write(&address_file, format!("{}\n", dashboard.addr))
+            .with_context(|| format!("cannot write {}", address_file.display()))?;
         on_ready(dashboard.addr);
     }
 
@@ -128,6 +136,10 @@ pub fn serve(
     stop_uplink.request();
     if let Some(uplink) = uplink {
         uplink.join();
+    }
+    if dashboard.is_some() {
+        // Gone already is as good.
+        drop(std::fs::remove_file(&address_file));
     }
     stop_dashboard.request();
     let closed = ledger.close();
@@ -194,8 +206,8 @@ fn start_dashboard(
     board: &Board,
     feed: &Feed,
     clock: &Clock,
-    stations: Vec<StationInfo>,
-    progress: Vec<notify::Progress>,
+    (stations, progress): (Vec<StationInfo>, Vec<notify::Progress>),
+    desk: ReviewFn,
     stop: &Shutdown,
 ) -> anyhow::Result<Option<DashboardHandle>> {
     let Some(dashboard) = &config.dashboard else { return Ok(None) };
@@ -213,6 +225,7 @@ fn start_dashboard(
                 None
             })
         })),
+        reviews: Some(desk),
         metrics: board.metrics().clone(),
         progress,
         clock: clock.clone(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -13,7 +13,8 @@ use super::api::ApiError;
 use crate::limits;
 
 const URI_TOO_LONG: ApiError = ApiError::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the address is too long");
-const BODY: ApiError = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_refused", "requests carry no body here");
+const BODY: ApiError =
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_refused", "requests carry no body here, or a short one");
 const BAD_HOST: ApiError = ApiError::new(
     StatusCode::MISDIRECTED_REQUEST,
     "unknown_host",
@@ -60,8 +61,13 @@ fn admit(shared: &Shared, request: &Request) -> Result<(), ApiError> {
         return Err(URI_TOO_LONG);
     }
     let headers = request.headers();
-    let has_body = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    if has_body || headers.contains_key(TRANSFER_ENCODING) {
+    // Only a POST carries a body, of a known and small length.
+    let bytes_max = if request.method() == Method::POST { limits::DASHBOARD_BODY_BYTES_MAX } else { 0 };
+    let is_too_long = headers.get(CONTENT_LENGTH).is_some_and(|length| {
+        let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok());
+        length.is_none_or(|length| length > bytes_max)
+    });
+    if is_too_long || headers.contains_key(TRANSFER_ENCODING) {
         return Err(BODY);
     }
     let host = one_host(headers).ok_or(BAD_HOST)?;

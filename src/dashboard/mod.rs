@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * **Invariant**: only what the ledger has committed is shown; [`Feed::publish`] is called after the commit.
-//! * **Read-only**: every route is GET, nothing here changes a state. Files are served from below the artifacts folder
+//! * **Read-only but for reviews**: every other route is GET and changes nothing. Files are served from below the artifacts folder
 //!   only, after resolving links. The `Host` header is checked, so that a page on the internet cannot read the dashboard
 //!   by DNS rebinding; errors carry a code and a sentence, never a path or a cause.
 //! * **Thread**: one OS thread `loupe-dashboard` with a single-threaded tokio runtime; files are read on at most
@@ -20,6 +20,7 @@ mod events;
 mod feed;
 mod guard;
 mod page;
+mod reviews;
 mod state;
 mod view;
 
@@ -29,11 +30,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::watch;
 
 pub use feed::Feed;
-pub use state::{DashboardState, LookupFn, ModelRun, Snapshot, SnapshotFn, StationInfo, UplinkState, UplinkView};
+pub use state::{
+    DashboardState, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot, SnapshotFn, StationInfo,
+    UplinkState, UplinkView,
+};
 pub use view::InspectionView;
 
 use crate::limits;
@@ -192,9 +196,14 @@ fn router(shared: Shared) -> Router {
         .route("/", get(page::index))
         .route("/assets/style.css", get(page::style))
         .route("/assets/app.js", get(page::script))
+        .route("/assets/review.js", get(page::review_script))
         .route("/assets/icon.svg", get(page::icon))
         .route("/api/v1/inspections", get(api::inspections))
         .route("/api/v1/inspections/{id}", get(api::inspection))
+        .route("/api/v1/reviews", get(reviews::list).post(reviews::add))
+        .route("/api/v1/reviews/{id}/undo", post(reviews::undo))
+        .route("/api/v1/confusions", get(reviews::confusions))
+        .route("/api/v1/unknowns", get(reviews::unknowns))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/events", get(events::events))
         .route("/artifacts/{*path}", get(artifacts::artifact))
@@ -202,6 +211,7 @@ fn router(shared: Shared) -> Router {
         .route("/healthz", get(api::healthz))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::method_not_allowed)
+        .layer(axum::extract::DefaultBodyLimit::max(limits::DASHBOARD_BODY_BYTES_MAX))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), guard::guard))
         .with_state(shared)
 }

@@ -1,4 +1,4 @@
-//! The page: three files written by hand, compiled in, no framework and nothing from elsewhere.
+//! The page: four files written by hand, compiled in, no framework and nothing from elsewhere.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
@@ -16,6 +16,10 @@ pub(super) async fn style() -> impl IntoResponse {
 
 pub(super) async fn script() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("assets/app.js"))
+}
+
+pub(super) async fn review_script() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("assets/review.js"))
 }
 
 pub(super) async fn icon() -> impl IntoResponse {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::notify::Progress;
 use crate::observe::Metrics;
-use crate::types::{Inspection, Timestamp};
+use crate::types::{Inspection, ReviewOrder, Timestamp};
 
 /// Answers with the counters of this moment. Called once a second for each client on the dashboard's only thread: it
 /// must not block, so read atomics or cached values.
@@ -19,6 +19,33 @@ pub type SnapshotFn = Arc<dyn Fn() -> Snapshot + Send + Sync>;
 
 /// Looks an inspection up that is no longer in the recent ring; may read the ledger, runs on a file thread.
 pub type LookupFn = Arc<dyn Fn(Uuid) -> Option<Inspection> + Send + Sync>;
+
+/// What the review routes ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReviewCall {
+    /// The last reviews: `{"reviews": [...]}`.
+    List,
+    /// `{"confusions": [...]}`
+    Confusions,
+    /// `{"unknowns": [...]}`
+    Unknowns,
+    /// One more review; answered with it.
+    Add(ReviewOrder),
+    /// Take one back; answered with the review that does.
+    Undo { id: Uuid, reviewer: String, reason: Option<String> },
+}
+
+/// Why a review call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReviewRefusal {
+    /// The order is at fault: a sentence for whoever gave it, without paths.
+    Order(String),
+    /// The machine is at fault: for the log.
+    Machine(String),
+}
+
+/// Answers review calls; may read and write the ledger and run a model, on a file thread.
+pub type ReviewFn = Arc<dyn Fn(ReviewCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
 /// The fixed facts and the questions the dashboard may ask.
 #[derive(Clone)]
@@ -29,6 +56,8 @@ pub struct DashboardState {
     pub stations: Vec<StationInfo>,
     pub snapshot: SnapshotFn,
     pub lookup: Option<LookupFn>,
+    /// Takes reviews; `None`: there are none here.
+    pub reviews: Option<ReviewFn>,
     pub metrics: Metrics,
     /// One a station; `/healthz` answers 503 while one of them is stalled.
     pub progress: Vec<Progress>,

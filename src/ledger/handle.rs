@@ -10,11 +10,12 @@ use uuid::Uuid;
 use super::LedgerError;
 use super::artifacts::NewArtifact;
 use super::reader::{Counters, LedgerReader, OutboxStatus};
+use super::reviews::NewReview;
 use super::store::{self, Meta};
 use super::writer::{Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Digest, GpuStat, Inspection, InspectionId, Reason, Timestamp};
+use crate::types::{Digest, GpuStat, Inspection, InspectionId, LearnedTemplate, Reason, Review, Timestamp};
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
 ///
@@ -143,6 +144,23 @@ impl Ledger {
     /// When that could not be committed.
     pub fn unpark(&self) -> Result<usize, LedgerError> {
         self.ask(|reply| Request::Unpark { reply })
+    }
+
+    /// Store a review, what is learned from it, and its outbox entry; on disk before this returns.
+    ///
+    /// # Errors
+    /// When its subject is not in the ledger, a later review stands against an undo, too many templates are learned, or
+    /// it could not be committed.
+    pub fn review(&self, review: NewReview) -> Result<Review, LedgerError> {
+        self.ask(|reply| Request::Review { review: Box::new(review), reply })
+    }
+
+    /// The templates that are to be searched now, of all indexes.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn learned_templates(&self) -> Result<Vec<LearnedTemplate>, LedgerError> {
+        self.read(LedgerReader::learned_templates)
     }
 
     /// Bind this ledger to the site it reports to.

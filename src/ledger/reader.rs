@@ -14,8 +14,10 @@ use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections ever committed.
+    /// Inspections and reviews ever committed.
     pub committed: u64,
+    /// Reviews among them.
+    pub reviews: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
     /// Those it did not; includes `parked`.
@@ -24,7 +26,7 @@ pub struct Counters {
     pub parked: u64,
     /// Frames captured and not inspected.
     pub refused: u64,
-    /// Frames captured: committed and refused.
+    /// Frames captured: inspections committed, and refused.
     pub captured: u64,
     /// GPU samples that fell out of the spool.
     pub dropped_samples: u64,
@@ -45,7 +47,8 @@ pub struct OutboxStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ParkedUnit {
     pub seq: i64,
-    pub inspection_id: InspectionId,
+    /// Id of the inspection or review.
+    pub id: uuid::Uuid,
     pub attempts: u32,
     pub last_error: String,
 }
@@ -77,23 +80,25 @@ impl LedgerReader {
     /// When the ledger cannot be read.
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
-                (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals)
+                (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals),
+                (SELECT count(*) FROM reviews)
              FROM outbox_state";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 5]> {
-            Ok([count(row, 0)?, count(row, 1)?, count(row, 2)?, count(row, 3)?, count(row, 4)?])
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 6]> {
+            Ok([count(row, 0)?, count(row, 1)?, count(row, 2)?, count(row, 3)?, count(row, 4)?, count(row, 5)?])
         };
-        let [committed, delivered, dropped_samples, parked, refused] = self
+        let [committed, delivered, dropped_samples, parked, refused, reviews] = self
             .connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row([], read))
             .map_err(LedgerError::sqlite(&self.path))?;
         Ok(Counters {
             committed,
+            reviews,
             delivered,
             pending: committed.saturating_sub(delivered),
             parked,
             refused,
-            captured: committed + refused,
+            captured: committed.saturating_sub(reviews) + refused,
             dropped_samples,
         })
     }
@@ -149,7 +154,7 @@ impl LedgerReader {
         let read = |row: &Row<'_>| {
             Ok(ParkedUnit {
                 seq: row.get(0)?,
-                inspection_id: InspectionId(uuid::Uuid::from_bytes(row.get(1)?)),
+                id: uuid::Uuid::from_bytes(row.get(1)?),
                 attempts: row.get(2)?,
                 last_error: row.get(3)?,
             })

@@ -1,6 +1,7 @@
 //! Units: what the outbox names, encoded for the central side.
 //!
-//! A unit is one inspection with its items, map and frame quality; with it goes its provenance record. Rows are encoded
+//! A unit is one inspection with its items, map and frame quality, and with it goes its provenance record; or it is one
+//! review. Rows are encoded
 //! when they are sent, since ledger rows never change: one JSON object a row, keys as columns, `real` values as the
 //! shortest decimals that read back to the same f32, digests as `\x…`, times in RFC 3339.
 
@@ -164,6 +165,27 @@ const FRAME_QA_LOGS: SentTable = SentTable {
     ],
 };
 
+const REVIEWS: SentTable = SentTable {
+    name: "reviews",
+    key: &["occurred_at", "id"],
+    columns: &[
+        ("occurred_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("subject_kind", Kind::Text),
+        ("subject_id", Kind::Uuid),
+        ("subject_at", Kind::Time),
+        ("inspection_id", Kind::Uuid),
+        ("ordinal", Kind::Int),
+        ("review_status", Kind::Text),
+        ("shown_part_id", Kind::Text),
+        ("corrected_part_id", Kind::Text),
+        ("corrected_color_id", Kind::Text),
+        ("undoes_id", Kind::Uuid),
+        ("reviewer", Kind::Text),
+        ("reason", Kind::Text),
+    ],
+};
+
 const PROVENANCES: SentTable = SentTable {
     name: "provenances",
     key: &["sha256"],
@@ -207,7 +229,8 @@ const GPU_STATS: SentTable = SentTable {
 };
 
 /// Every table that is sent, in the order of sending.
-pub const SENT_TABLES: &[SentTable] = &[PROVENANCES, INSPECTIONS, ITEMS, ANOMALY_MAPS, FRAME_QA_LOGS, GPU_STATS];
+pub const SENT_TABLES: &[SentTable] =
+    &[PROVENANCES, INSPECTIONS, ITEMS, ANOMALY_MAPS, FRAME_QA_LOGS, REVIEWS, GPU_STATS];
 
 /// The members of an inspection's family that are found by inspection_id.
 const CHILDREN: [&SentTable; 3] = [&ITEMS, &ANOMALY_MAPS, &FRAME_QA_LOGS];
@@ -220,12 +243,13 @@ pub type SentRows = BTreeMap<&'static str, Vec<Map<String, Value>>>;
 pub struct Unit {
     /// Position in the outbox.
     pub seq: i64,
-    pub inspection_id: Uuid,
+    /// Id of the inspection or review.
+    pub id: Uuid,
     /// When it was committed.
     pub enqueued_at: Timestamp,
-    /// Its provenance, which other units may share.
-    pub provenance_sha256: Digest,
-    /// The inspection and its children, without the provenance.
+    /// Its provenance, which other units may share; a review has none.
+    pub provenance_sha256: Option<Digest>,
+    /// The inspection and its children, without the provenance; or the review.
     pub rows: SentRows,
     /// Length of the rows as JSON.
     pub size_bytes: usize,
@@ -273,7 +297,7 @@ impl LedgerReader {
     /// Outbox entries beyond `after_seq` that meet `condition` (SQL ending in AND, or nothing).
     pub(super) fn entries(&self, condition: &str, after_seq: i64, count_max: usize) -> Result<Vec<Entry>, LedgerError> {
         let sql = format!(
-            "SELECT seq, key_id, row_count, enqueued_at FROM outbox WHERE {condition} seq > ?1
+            "SELECT seq, key_id, row_count, enqueued_at, root_table FROM outbox WHERE {condition} seq > ?1
              ORDER BY seq LIMIT ?2"
         );
         let read = |row: &Row<'_>| {
@@ -282,6 +306,7 @@ impl LedgerReader {
                 key_id: row.get(1)?,
                 row_count: row.get(2)?,
                 enqueued_at: Timestamp::from_micros(row.get(3)?),
+                root_table: row.get(4)?,
             })
         };
         let limit = i64::try_from(count_max).unwrap_or(i64::MAX);
@@ -293,13 +318,34 @@ impl LedgerReader {
 
     /// Read the rows of one outbox entry.
     pub(super) fn unit(&self, entry: &Entry) -> Result<Unit, LedgerError> {
+        let unreadable = |detail: String| LedgerError::Unreadable { table: "outbox", detail };
+        let (rows, provenance_sha256) = match entry.root_table.as_str() {
+            "inspections" => self.inspection_family(entry)?,
+            "reviews" => {
+                (SentRows::from([(REVIEWS.name, self.rows(&REVIEWS, "id = ?1", params![entry.key_id])?)]), None)
+            }
+            other => return Err(unreadable(format!("outbox entry {} names table {other}", entry.seq))),
+        };
+        let row_count: usize = rows.values().map(Vec::len).sum();
+        if i64::try_from(row_count) != Ok(entry.row_count) {
+            let detail = format!("outbox entry {} has {row_count} rows instead of {}", entry.seq, entry.row_count);
+            return Err(unreadable(detail));
+        }
+        let size_bytes = size_bytes(&rows);
+        let id = Uuid::from_bytes(entry.key_id);
+        Ok(Unit { seq: entry.seq, id, enqueued_at: entry.enqueued_at, provenance_sha256, rows, size_bytes })
+    }
+
+    fn inspection_family(&self, entry: &Entry) -> Result<(SentRows, Option<Digest>), LedgerError> {
         let key = params![entry.key_id];
         let root = self.rows(&INSPECTIONS, "id = ?1", key)?;
-        let unreadable = |detail: String| LedgerError::Unreadable { table: "outbox", detail };
-        let provenance_sha256 = root
+        let provenance_sha256: Digest = root
             .first()
             .and_then(|row| row.get("provenance_sha256")?.as_str()?.trim_start_matches("\\x").parse().ok())
-            .ok_or_else(|| unreadable(format!("the inspection of outbox entry {} is missing", entry.seq)))?;
+            .ok_or_else(|| LedgerError::Unreadable {
+                table: "outbox",
+                detail: format!("the inspection of outbox entry {} is missing", entry.seq),
+            })?;
         let mut rows = SentRows::from([(INSPECTIONS.name, root)]);
         for table in CHILDREN {
             let found = self.rows(table, "inspection_id = ?1 ORDER BY id", key)?;
@@ -307,14 +353,7 @@ impl LedgerReader {
                 rows.insert(table.name, found);
             }
         }
-        let row_count: usize = rows.values().map(Vec::len).sum();
-        if i64::try_from(row_count) != Ok(entry.row_count) {
-            let detail = format!("outbox entry {} has {row_count} rows instead of {}", entry.seq, entry.row_count);
-            return Err(unreadable(detail));
-        }
-        let size_bytes = size_bytes(&rows);
-        let inspection_id = Uuid::from_bytes(entry.key_id);
-        Ok(Unit { seq: entry.seq, inspection_id, enqueued_at: entry.enqueued_at, provenance_sha256, rows, size_bytes })
+        Ok((rows, Some(provenance_sha256)))
     }
 
     /// The provenance rows called `digests`.
@@ -370,6 +409,7 @@ pub(super) struct Entry {
     pub key_id: [u8; 16],
     pub row_count: i64,
     pub enqueued_at: Timestamp,
+    pub root_table: String,
 }
 
 fn read_rows(

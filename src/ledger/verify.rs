@@ -70,6 +70,7 @@ impl LedgerReader {
 
     fn verify_totals(&self, proof: &mut Proof) -> Result<(), LedgerError> {
         let committed = proof.counters.committed;
+        let inspections = committed.saturating_sub(proof.counters.reviews);
         let waiting = self.number("SELECT count(*) FROM outbox")?;
         let stored = self.number("SELECT count(*) FROM inspections")?;
         let last_seq = self.number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?;
@@ -78,16 +79,20 @@ impl LedgerReader {
         proof.expect(committed == delivered + waiting, || {
             format!("committed {committed} is not delivered {delivered} + waiting {waiting}")
         });
-        proof.expect(committed == stored, || format!("committed {committed}, but {stored} inspections are stored"));
+        proof.expect(inspections == stored, || format!("committed {inspections}, but {stored} inspections are stored"));
         proof.expect(committed == last_seq, || {
             format!("committed {committed}, but the outbox has numbered {last_seq}: entries are missing or double")
         });
-        proof.expect(committed == numbered, || format!("committed {committed}, but {numbered} codes were given"));
+        proof.expect(inspections == numbered, || format!("committed {inspections}, but {numbered} codes were given"));
         let strays = self.number(
             "SELECT count(*) FROM outbox o WHERE NOT EXISTS
-                 (SELECT 1 FROM inspections i WHERE i.captured_at = o.key_at AND i.id = o.key_id)",
+                 (SELECT 1 FROM inspections i
+                  WHERE o.root_table = 'inspections' AND i.captured_at = o.key_at AND i.id = o.key_id)
+             AND NOT EXISTS
+                 (SELECT 1 FROM reviews r
+                  WHERE o.root_table = 'reviews' AND r.occurred_at = o.key_at AND r.id = o.key_id)",
         )?;
-        proof.expect(strays == 0, || format!("{strays} outbox entries name no inspection"));
+        proof.expect(strays == 0, || format!("{strays} outbox entries name no inspection and no review"));
         Ok(())
     }
 

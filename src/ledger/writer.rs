@@ -15,10 +15,11 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
+use super::reviews::{self, NewReview};
 use super::{LedgerError, rows, store};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Digest, GpuStat, Inspection, Timestamp};
+use crate::types::{Digest, GpuStat, Inspection, Review, Timestamp};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
@@ -34,6 +35,7 @@ pub(super) enum Request {
     AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
     Park { seq: i64, error: String, reply: Reply<usize> },
     Unpark { reply: Reply<usize> },
+    Review { review: Box<NewReview>, reply: Reply<Review> },
     BindSite { site_id: Uuid, reply: Reply<Uuid> },
     Close { reply: Reply<()> },
 }
@@ -43,6 +45,7 @@ enum Done {
     Inspection(Box<Inspection>, Reply<Inspection>),
     Digest(Digest, Reply<Digest>),
     Count(usize, Reply<usize>),
+    Review(Box<Review>, Reply<Review>),
     Site(Uuid, Uuid, Reply<Uuid>),
     Unit(Reply<()>),
 }
@@ -221,6 +224,10 @@ impl Writer {
                 let written = self.in_savepoint(|| rows::bind_site(connection, site_id));
                 self.finish(written, reply, done, |bound, reply| Done::Site(bound, site_id, reply))?;
             }
+            Request::Review { review, reply } => {
+                let written = self.in_savepoint(|| reviews::insert_review(connection, &review, now));
+                self.finish(written, reply, done, |review, reply| Done::Review(Box::new(review), reply))?;
+            }
             Request::Refused { .. } | Request::Close { .. } => {}
         }
         Ok(())
@@ -260,7 +267,7 @@ impl Writer {
                 answer(&reply, Err(LedgerError::GroupFailed { reason: source.to_string() }));
                 return Err(source);
             }
-            Err(source) => answer(&reply, Err(LedgerError::Refused { what: "a record".to_owned(), source })),
+            Err(source) => answer(&reply, Err(LedgerError::Refused { what: "this".to_owned(), source })),
         }
         Ok(())
     }
@@ -310,6 +317,7 @@ impl Done {
     fn confirm(self) {
         match self {
             Done::Inspection(inspection, reply) => answer(&reply, Ok(*inspection)),
+            Done::Review(review, reply) => answer(&reply, Ok(*review)),
             Done::Digest(digest, reply) => answer(&reply, Ok(digest)),
             Done::Count(count, reply) => answer(&reply, Ok(count)),
             Done::Unit(reply) => answer(&reply, Ok(())),
@@ -322,6 +330,7 @@ impl Done {
         let error = LedgerError::GroupFailed { reason: reason.to_owned() };
         match self {
             Done::Inspection(_, reply) => answer(&reply, Err(error)),
+            Done::Review(_, reply) => answer(&reply, Err(error)),
             Done::Digest(_, reply) => answer(&reply, Err(error)),
             Done::Count(_, reply) => answer(&reply, Err(error)),
             Done::Site(_, _, reply) => answer(&reply, Err(error)),
@@ -341,6 +350,7 @@ impl Request {
             | Request::AcknowledgeGpuStats { reply, .. }
             | Request::Park { reply, .. }
             | Request::Unpark { reply } => answer(&reply, Err(error)),
+            Request::Review { reply, .. } => answer(&reply, Err(error)),
             Request::BindSite { reply, .. } => answer(&reply, Err(error)),
             Request::Refused { .. } => {}
         }

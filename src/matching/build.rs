@@ -12,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 use super::MatchError;
 use super::clusters::{self, Clusters};
+use super::evidence::TierEvidence;
 use super::generation::{
-    self, CONTENT_FILES, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, LISTS_FILE, MANIFEST_FILE, SIZES_FILE,
+    self, CONTENT_FILES, EVIDENCE_FILE, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, LISTS_FILE, MANIFEST_FILE,
+    SIZES_FILE,
 };
 use super::groups::Groups;
 use super::hot;
@@ -101,6 +103,7 @@ pub struct IndexBuilder {
     vectors: Vec<f32>,
     groups: Groups,
     sizes: Sizes,
+    evidence: TierEvidence,
     /// Normalised; empty: disturbed templates.
     probes: Vec<f32>,
 }
@@ -118,6 +121,7 @@ impl IndexBuilder {
             probes: Vec::new(),
             groups: Groups::default(),
             sizes: Sizes::default(),
+            evidence: TierEvidence::default(),
         }
     }
 
@@ -132,6 +136,13 @@ impl IndexBuilder {
     #[must_use]
     pub fn with_groups(mut self, groups: Groups) -> Self {
         self.groups = groups;
+        self
+    }
+
+    /// Choose the hot tier by what the templates did, and store that with the generation.
+    #[must_use]
+    pub fn with_evidence(mut self, evidence: TierEvidence) -> Self {
+        self.evidence = evidence;
         self
     }
 
@@ -212,7 +223,7 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path, progress: Progress<'_>) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes } = self;
+        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, evidence } = self;
         if ids.len() == 0 {
             return Err(MatchError::NoTemplates);
         }
@@ -226,7 +237,9 @@ impl IndexBuilder {
         let parts = ids.parts();
         let hot_max = hot_count_max(ids.len(), ids.part_count(), dim, options, &cold.tier);
         let mut is_hot = vec![false; ids.len()];
-        hot::choose(&parts, &vectors, dim, hot_max).into_iter().for_each(|at| is_hot[at as usize] = true);
+        let worth: Vec<f64> = ids.templates().map(|template| evidence.worth(&template)).collect();
+        let chosen = hot::choose_by_worth(&parts, &vectors, dim, hot_max, &worth);
+        chosen.into_iter().for_each(|at| is_hot[at as usize] = true);
         let hot: Vec<u32> =
             (0..).zip(&cold.order).filter(|&(_, &at)| is_hot[at as usize]).map(|(row, _)| row).collect();
         write_vectors(&dir.join(L1_FILE), hot.iter().map(|&at| row(cold.order[at as usize])))?;
@@ -247,6 +260,11 @@ impl IndexBuilder {
             let path = dir.join(GROUPS_FILE);
             store::write_synced(&path, &groups.to_csv()?)?;
             files.insert(GROUPS_FILE.to_owned(), generation::entry_of(&path)?);
+        }
+        if !evidence.is_empty() {
+            let path = dir.join(EVIDENCE_FILE);
+            store::write_synced(&path, &evidence.to_csv()?)?;
+            files.insert(EVIDENCE_FILE.to_owned(), generation::entry_of(&path)?);
         }
         let l1 = HotTier { kind: "flat".to_owned(), count: hot.len(), bytes: hot.len() * dim * size_of::<f32>() };
         let (part_count, template_count) = (ids.part_count(), ids.len());

@@ -1,5 +1,6 @@
 //! One generation directory: `manifest.json`, `l1.vectors`, `l2.vectors`, `l2.lists`, `ids.bin`, perhaps
-//! `groups.csv` and `sizes.csv`; named `gen-` and the first 12 digits of the manifest's digest, and through the manifest's digests of everything in it.
+//! `groups.csv`, `sizes.csv` and `evidence.csv`; named `gen-` and the first 12 digits of the manifest's digest, and
+//! through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only when every byte was compared with its digest, now or (as
 //! [`super::proof`] says) before; L1 is in RAM, L2 and the ids memory-mapped. Checking reads L2 once through a small
@@ -10,6 +11,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::MatchError;
+use super::evidence::TierEvidence;
 use super::groups::Groups;
 use super::ids::TemplateIds;
 use super::lists::Lists;
@@ -28,6 +30,8 @@ pub const IDS_FILE: &str = "ids.bin";
 pub const GROUPS_FILE: &str = "groups.csv";
 /// Only where the catalogue has the parts' sizes.
 pub const SIZES_FILE: &str = "sizes.csv";
+/// Only where the build was given evidence; what the next build starts from.
+pub const EVIDENCE_FILE: &str = "evidence.csv";
 /// Files whose digests the manifest holds.
 pub const CONTENT_FILES: [&str; 4] = [L1_FILE, L2_FILE, LISTS_FILE, IDS_FILE];
 
@@ -169,8 +173,31 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
 
 /// The files that this generation has by its manifest.
 fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
-    let optional = [GROUPS_FILE, SIZES_FILE].into_iter().filter(|name| manifest.files.contains_key(*name));
+    let optional = [GROUPS_FILE, SIZES_FILE, EVIDENCE_FILE];
+    let optional = optional.into_iter().filter(|name| manifest.files.contains_key(*name));
     CONTENT_FILES.into_iter().chain(optional)
+}
+
+/// What the small files of a generation hold.
+pub(super) struct SmallFiles {
+    pub manifest: Manifest,
+    pub sha256: Digest,
+    pub ids: TemplateIds,
+    pub groups: Groups,
+    pub evidence: TierEvidence,
+}
+
+/// The small files of the generation in `dir`, checked.
+pub(super) fn read_small_files(dir: &Path) -> Result<SmallFiles, MatchError> {
+    let (manifest, sha256) = read_manifest(dir)?;
+    let mut proof = Proof::new();
+    for name in content_files(&manifest).filter(|name| *name == IDS_FILE || name.ends_with(".csv")) {
+        check_file(dir, name, &manifest, &mut proof)?;
+    }
+    let ids = TemplateIds::open(&dir.join(IDS_FILE)).map_err(|fault| MatchError::damaged(dir, fault))?;
+    let groups = read_optional(dir, &manifest, GROUPS_FILE, Groups::parse)?;
+    let evidence = read_optional(dir, &manifest, EVIDENCE_FILE, TierEvidence::parse)?;
+    Ok(SmallFiles { manifest, sha256, ids, groups, evidence })
 }
 
 /// The content of an optional file; its default where the generation has none.

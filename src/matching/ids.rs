@@ -40,6 +40,18 @@ pub struct TemplateRef<'a> {
     pub view: &'a str,
 }
 
+impl TemplateRef<'_> {
+    /// A copy that outlives the index.
+    #[must_use]
+    pub fn to_template(self) -> Template {
+        Template {
+            part_id: self.part_id.to_owned(),
+            color_id: self.color_id.map(str::to_owned),
+            view: self.view.to_owned(),
+        }
+    }
+}
+
 /// Numbers names in the order they come in.
 #[derive(Debug, Default)]
 struct Names {
@@ -98,6 +110,15 @@ impl IdsBuilder {
     #[must_use]
     pub fn parts(&self) -> Vec<u32> {
         self.rows.iter().map(|row| row[0]).collect()
+    }
+
+    /// Every template in order.
+    pub fn templates(&self) -> impl Iterator<Item = Template> {
+        self.rows.iter().map(|&[part, color, view]| Template {
+            part_id: self.parts.names[part as usize].clone(),
+            color_id: (color != NO_COLOR).then(|| self.colors.names[color as usize].clone()),
+            view: self.views.names[view as usize].clone(),
+        })
     }
 
     /// Put the templates into another order: row `i` becomes what row `order[i]` was.

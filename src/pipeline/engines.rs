@@ -11,7 +11,7 @@ use crate::config::{LocateStage, Recipe, StageProviders};
 use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
 use crate::locate::{BlobLocator, LocateError, YoloxLocator};
 use crate::matching::catalogue::{self, CatalogueError};
-use crate::matching::{LiveIndex, MatchError};
+use crate::matching::{DeltaCell, Deltas, LiveIndex, MatchError};
 use crate::measure::ColourTable;
 use crate::quality::Reference;
 use crate::types::{Digest, Provider};
@@ -64,6 +64,8 @@ pub enum Locator {
 pub struct Matcher {
     pub model: FeatureModel,
     pub index: LiveIndex,
+    /// What was learned since the index was built.
+    pub delta: DeltaCell,
     /// Colours that items are named by; empty where the recipe names none.
     pub colours: ColourTable,
 }
@@ -73,7 +75,12 @@ impl Engines {
     ///
     /// # Errors
     /// When a model, an index, a bank or the reference picture cannot be used, with what to do.
-    pub fn open(runtime: &Arc<Runtime>, recipe: &Recipe, index: Option<LiveIndex>) -> Result<Engines, EngineError> {
+    pub fn open(
+        runtime: &Arc<Runtime>,
+        recipe: &Recipe,
+        index: Option<LiveIndex>,
+        deltas: &Deltas,
+    ) -> Result<Engines, EngineError> {
         let mut engines = Engines {
             reference: recipe
                 .quality
@@ -107,6 +114,7 @@ impl Engines {
             let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
             let serving = index.current();
             serving.require_model(model.embedding_dim(), manifest.sha256())?;
+            let delta = deltas.cell(&stage.index, &serving.manifest().embedding, serving.dim());
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
             if let Some(sha256) = serving.fit_sha256() {
                 engines.calibration_sha256s.insert(FIT_CALIBRATION.to_owned(), sha256);
@@ -119,7 +127,7 @@ impl Engines {
                     .map_err(|source| EngineError::File { path: color.table.clone(), source })?;
                 engines.calibration_sha256s.insert("match.colors".to_owned(), sha256);
             }
-            engines.matcher = Some(Matcher { model, index, colours });
+            engines.matcher = Some(Matcher { model, index, delta, colours });
         }
         if let Some(stage) = &recipe.anomaly {
             let surface = PatchCore::open(&stage.bank, runtime, &stage.models, &stage.providers.plan)?;

@@ -17,6 +17,7 @@ mod engines;
 mod history;
 mod provenance;
 mod publish;
+mod review;
 mod switching;
 mod worker;
 
@@ -32,6 +33,7 @@ use tracing::{error, info, warn};
 pub use engines::{EngineError, Engines};
 pub use provenance::{Provenance, Provenances, software_sha256};
 pub use publish::Outcome;
+pub use review::{ReviewError, Reviewer};
 pub use worker::criteria;
 
 use crate::capture::FrameSource;
@@ -40,7 +42,7 @@ use crate::config::{ArtifactPolicy, Recipe};
 use crate::inference::Runtime;
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
-use crate::matching::{LiveIndex, MatchError};
+use crate::matching::{Deltas, LiveIndex, MatchError};
 use crate::notify;
 use crate::shutdown::Shutdown;
 use crate::types::Provider;
@@ -90,6 +92,8 @@ pub struct Shared {
     pub clock: Clock,
     pub shutdown: Shutdown,
     pub progress: Progress,
+    /// What was learned since the indexes were built; filled from the ledger when the pipeline starts.
+    pub deltas: Deltas,
     /// 0 = one a core.
     pub workers: usize,
 }
@@ -226,10 +230,11 @@ fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Res
     let software_sha256 = software_sha256().map_err(PipelineError::Software)?;
     let mut sets: EngineSets = (0..workers).map(|_| Vec::new()).collect();
     let (mut statuses, mut stations, mut watched) = (Vec::new(), Vec::new(), Vec::new());
+    shared.deltas.replace(shared.ledger.learned_templates()?);
     for input in inputs {
         let index = open_index(input)?;
         for set in &mut sets {
-            let engines = Engines::open(&shared.runtime, &input.recipe, index.clone())
+            let engines = Engines::open(&shared.runtime, &input.recipe, index.clone(), &shared.deltas)
                 .map_err(|source| PipelineError::Engine { station: input.name.clone(), source: Box::new(source) })?;
             set.push(engines);
         }

@@ -17,7 +17,7 @@ use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate;
-use crate::matching::{AcceptRule, PartIndex};
+use crate::matching::{AcceptRule, Learning, PartIndex};
 use crate::measure::{measure_colour, measure_size};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
@@ -270,7 +270,9 @@ fn identify(
     found.timings.embed = watch.ms();
     let watch = Stopwatch::start();
     let rule = AcceptRule { accept_similarity: stage.accept_similarity, accept_margin: stage.accept_margin };
-    match index.search(&embeddings, rule) {
+    let delta = matcher.delta.get();
+    let learning = Learning { delta: Some(&delta), group_margin: stage.group_margin };
+    match index.search_with(&embeddings, rule, learning) {
         Ok(matches) => {
             for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
                 item.matched = Some(index.fuse(matched, item.size_mm));

@@ -12,6 +12,7 @@ mod measure;
 mod provider;
 mod quality;
 mod reason;
+mod review;
 mod time;
 mod verdict;
 
@@ -28,5 +29,6 @@ pub use measure::{ColourEvidence, SizeMm};
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;
+pub use review::{Confusion, Review, ReviewAction, ReviewOrder, ReviewStatus, UnknownPart};
 pub use time::Timestamp;
 pub use verdict::Verdict;

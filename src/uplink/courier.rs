@@ -41,9 +41,9 @@ const BATCH_COLUMNS: [&str; 11] = [
 /// What a run of the courier moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
-    /// Inspections acknowledged by central.
+    /// Inspections and reviews acknowledged by central.
     pub delivered: u64,
-    /// Inspections it refused.
+    /// Those it refused.
     pub parked: u64,
     /// GPU samples acknowledged.
     pub gpu_stats: u64,
@@ -79,7 +79,7 @@ impl Courier {
         Ok(Self { ledger, reader, central, site_id, units_max: limits::UPLINK_UNITS_MAX })
     }
 
-    /// Send at most `units_max` inspections in one transaction, for slow links.
+    /// Send at most `units_max` inspections and reviews in one transaction, for slow links.
     pub fn limit_units(&mut self, units_max: usize) {
         self.units_max = units_max.clamp(1, limits::UPLINK_UNITS_MAX);
     }
@@ -125,7 +125,7 @@ impl Courier {
                 }
                 Err(error) if error.is_about_the_rows() && batch.len() == 1 => {
                     let unit = &batch[0];
-                    warn!(seq = unit.seq, inspection = %unit.inspection_id, %error, "central refuses; parked");
+                    warn!(seq = unit.seq, id = %unit.id, %error, "central refuses; parked");
                     self.ledger.park(unit.seq, &error.to_string())?;
                     delivery.parked += 1;
                 }
@@ -151,8 +151,10 @@ impl Courier {
                 tables.entry(table).or_default().extend(rows.iter().cloned());
             }
         }
-        let provenances: BTreeSet<Digest> = units.iter().map(|unit| unit.provenance_sha256).collect();
-        tables.insert("provenances", self.reader.provenances(provenances)?);
+        let provenances: BTreeSet<Digest> = units.iter().filter_map(|unit| unit.provenance_sha256).collect();
+        if !provenances.is_empty() {
+            tables.insert("provenances", self.reader.provenances(provenances)?);
+        }
         let encoded = self.encode(tables)?;
         let sha256 = Digest::of(encoded.iter().map(|(_, json)| json.as_str()).collect::<String>().as_bytes());
         let row_count = units.iter().flat_map(|unit| unit.rows.values()).map(Vec::len).sum();

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bench::{Bench, LOOPBACK, inspection, state};
-use loupe::dashboard::{Dashboard, DashboardError, Feed};
+use loupe::dashboard::{Dashboard, DashboardError, Feed, ReviewCall, ReviewRefusal};
 use loupe::limits;
+use loupe::notify::Progress;
 use loupe::shutdown::Shutdown;
 use loupe::types::{Reason, Verdict};
 use serde_json::Value;
@@ -190,7 +191,7 @@ fn every_answer_carries_the_security_headers() {
 #[test]
 fn the_page_asks_nothing_of_other_machines() {
     let bench = Bench::new();
-    for path in ["/", "/assets/app.js", "/assets/style.css", "/assets/icon.svg"] {
+    for path in ["/", "/assets/app.js", "/assets/review.js", "/assets/style.css", "/assets/icon.svg"] {
         let answer = bench.get(path);
         assert_eq!(answer.status, 200, "{path}");
         let namespaces = answer.body.replace("http://www.w3.org/2000/svg", "");
@@ -224,4 +225,79 @@ fn an_address_others_can_reach_and_a_taken_port_are_refused_with_advice() {
     assert!(matches!(taken, DashboardError::Bind { .. }) && taken.to_string().contains("choose another"), "{taken}");
     let missing = spawn(LOOPBACK, &artifacts.join("none")).unwrap_err();
     assert!(matches!(missing, DashboardError::Artifacts { .. }), "{missing}");
+}
+
+/// A dashboard whose review desk repeats what it is told.
+fn with_desk() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state(folder.path(), &Progress::new("tray"));
+    state.reviews = Some(std::sync::Arc::new(|call| match call {
+        ReviewCall::Add(order) if order.subject == "bad" => Err(ReviewRefusal::Order("no such item".to_owned())),
+        ReviewCall::Add(order) if order.subject == "disk" => Err(ReviewRefusal::Machine("/secret is full".to_owned())),
+        ReviewCall::Add(order) => Ok(serde_json::json!(order)),
+        ReviewCall::Undo { id, reviewer, .. } => Ok(serde_json::json!({ "id": id, "reviewer": reviewer })),
+        other => Ok(serde_json::json!({ "asked": format!("{other:?}") })),
+    }));
+    Bench::with(state)
+}
+
+fn post(bench: &Bench, path: &str, headers: &str, body: &str) -> bench::Answer {
+    let (host, length) = (bench.addr(), body.len());
+    bench.send(&format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{headers}Connection: close\r\n\r\n{body}"
+    ))
+}
+
+#[test]
+fn a_review_of_another_site_or_of_no_json_is_refused() {
+    let bench = with_desk();
+    let order = r#"{"subject":"INS-20261121-0001/0","action":{"kind":"confirm"},"reviewer":"Kim"}"#;
+    let json = "Content-Type: application/json; charset=utf-8\r\n";
+    let path = "/api/v1/reviews";
+    for origin in ["http://evil.example", "null", "https://127.0.0.1", "http://127.0.0.1:1"] {
+        let headers = format!("{json}Origin: {origin}\r\n");
+        post(&bench, path, &headers, order).expect_error(403, "foreign_origin");
+    }
+    post(&bench, path, "Content-Type: application/x-www-form-urlencoded\r\n", order).expect_error(415, "not_json");
+    post(&bench, path, "", order).expect_error(415, "not_json");
+    post(&bench, path, json, &order.replace("reviewer", "by")).expect_error(400, "bad_review");
+    let long = format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\n{json}Content-Length: 9000\r\nConnection: close\r\n\r\n",
+        bench.addr()
+    );
+    bench.send(&long).expect_error(413, "body_refused");
+    post(&bench, path, json, &order.replace("INS-20261121-0001/0", "bad")).expect_error(422, "review_refused");
+    // What is wrong with the machine is for its log.
+    post(&bench, path, json, &order.replace("INS-20261121-0001/0", "disk")).expect_error(500, "review_failed");
+    let own = format!("{json}Origin: http://{}\r\n", bench.addr());
+    let stored = post(&bench, path, &own, order);
+    assert_eq!((stored.status, stored.json()["teach"].as_bool()), (201, Some(true)));
+    post(&bench, "/api/v1/reviews/x/undo", &own, r#"{"reviewer":"Kim"}"#).expect_error(404, "unknown_review");
+    let id = "00000000-0000-0000-0000-000000000001";
+    let undone = post(&bench, &format!("/api/v1/reviews/{id}/undo"), &own, r#"{"reviewer":"Kim"}"#);
+    assert_eq!((undone.status, undone.json()["id"].as_str()), (201, Some(id)));
+    assert_eq!(bench.get("/api/v1/unknowns").json()["asked"], "Unknowns");
+    Bench::new().get(path).expect_error(404, "no_reviews");
+}
+
+#[test]
+fn without_logins_reviews_are_taken_on_loopback_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state(folder.path(), &Progress::new("tray"));
+    state.reviews = Some(std::sync::Arc::new(|_| Ok(serde_json::json!({}))));
+    state.allow_remote = true;
+    let shutdown = Shutdown::new();
+    let handle = Dashboard::spawn(SocketAddr::from(([0, 0, 0, 0], 0)), Feed::new(), state, shutdown.clone()).unwrap();
+    let port = handle.addr.port();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!(
+        "POST /api/v1/reviews HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n\
+         Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+    );
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("loopback_only"), "{answer}");
+    shutdown.request();
+    handle.join();
 }

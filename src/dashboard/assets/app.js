@@ -89,6 +89,7 @@ function draw() {
     drawAnomaly(inspection);
     drawItems(inspection);
     drawTimings(inspection);
+    if (typeof drawReviewForm === "function") drawReviewForm(inspection);
   }
   drawStrip(inspection);
 }
@@ -497,7 +498,7 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  if (!action || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (!action || event.ctrlKey || event.altKey || event.metaKey || event.target.closest("input, select")) return;
   event.preventDefault();
   action();
 });
