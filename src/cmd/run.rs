@@ -102,7 +102,8 @@ pub fn serve(
     let recipes = config.stations.iter().map(|station| Arc::new(station.recipe.clone())).collect();
     let reviewer = Reviewer::new(Some(Arc::clone(&shared.runtime)), ledger.clone(), shared.deltas.clone(), recipes);
     let desk = super::review::desk(reviewer, state_dir.clone());
-    let dashboard = start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), desk, &stop_dashboard)?;
+    let dashboard =
+        start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), desk, &stop_dashboard)?;
     let stop_uplink = Shutdown::new();
     let uplink = match &config.uplink {
         None => None,
