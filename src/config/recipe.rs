@@ -8,7 +8,7 @@ use super::{ConfigError, Document, Fault};
 use crate::inference::ProviderPlan;
 use crate::locate::{BlobOptions, YoloxOptions};
 use crate::quality::QualityLimits;
-use crate::types::Digest;
+use crate::types::{Digest, QualityLevel};
 
 /// A validated recipe. Named by the digest of its text: an edited recipe is another recipe.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub struct MatchStage {
     pub group_margin: f32,
     /// Below this cosine a part is *unknown*, −1 to 1, at most `accept_similarity`; `None`: there is no such decision.
     pub unknown_similarity: Option<f32>,
+    /// A part whose catalogue level is below this, or that the catalogue lacks, is a HOLD; `None`: the level does not matter.
+    pub min_quality_level: Option<QualityLevel>,
 }
 
 /// How a frame's surface is compared with good ones.
@@ -185,6 +187,7 @@ struct RawMatch {
     accept_margin: Option<f32>,
     group_margin: Option<f32>,
     unknown_similarity: Option<f32>,
+    min_quality_level: Option<QualityLevel>,
     providers: Option<RawProviders>,
 }
 
@@ -332,6 +335,7 @@ impl RawMatch {
             accept_margin,
             group_margin,
             unknown_similarity: self.unknown_similarity,
+            min_quality_level: self.min_quality_level,
         }
     }
 }

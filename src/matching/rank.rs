@@ -114,6 +114,7 @@ pub(super) fn evidence(parts: &[Candidate], names: &Names<'_>, stages: Stages) -
         stage2_ms: stages.stage2_ms,
         shares_group: names.share_group(parts),
         delta_sha256: names.delta.sha256(),
+        quality_level: None,
         top_k: ranked,
     })
 }

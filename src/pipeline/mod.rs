@@ -44,7 +44,7 @@ use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
 use crate::matching::{Deltas, MatchError, PartIndex};
 use crate::notify;
 use crate::shutdown::Shutdown;
-use crate::types::Provider;
+use crate::types::{Provider, QualityLevel};
 use history::History;
 use publish::Produced;
 use worker::{Job, Station};
@@ -240,6 +240,7 @@ fn open_engines(
             recipe: Arc::clone(&input.recipe),
             artifacts: input.artifacts,
             progress: input.progress.clone(),
+            quality_levels: Arc::new(levels_for(&input.recipe, &shared.ledger)?),
             provenance_sha256: shared.ledger.register_provenance(&provenance.canonical_json())?,
         });
         statuses.push(StationStatus {
@@ -250,6 +251,12 @@ fn open_engines(
         });
     }
     Ok((sets, statuses, stations))
+}
+
+/// Levels of the catalogue's parts, where `recipe` asks for one.
+fn levels_for(recipe: &Recipe, ledger: &Ledger) -> Result<BTreeMap<String, QualityLevel>, LedgerError> {
+    let asks = recipe.matching.as_ref().is_some_and(|stage| stage.min_quality_level.is_some());
+    if asks { ledger.quality_levels() } else { Ok(BTreeMap::new()) }
 }
 
 /// The station's part index; a damaged generation that an older one stands in for is an operator's business.

@@ -1,5 +1,6 @@
 //! One frame from its bytes to its decision, on one worker's engines.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -19,7 +20,7 @@ use crate::locate;
 use crate::matching::{AcceptRule, Learning};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
-use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings};
+use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
 
 /// What a station asks of its workers.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct Station {
     pub artifacts: ArtifactPolicy,
     pub progress: notify::Progress,
     pub provenance_sha256: Digest,
+    /// The catalogue's levels as they were at the start; empty where the recipe does not ask.
+    pub quality_levels: Arc<BTreeMap<String, QualityLevel>>,
 }
 
 /// One frame on its way.
@@ -247,7 +250,8 @@ fn identify(
     let learning = Learning { delta: Some(&delta), group_margin: stage.group_margin };
     match matcher.index.search_with(&embeddings, rule, learning) {
         Ok(matches) => {
-            for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
+            for (item, mut matched) in found.evidence.items.iter_mut().zip(matches) {
+                matched.quality_level = station.quality_levels.get(&matched.part_id).copied();
                 item.matched = Some(matched);
             }
         }

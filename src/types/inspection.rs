@@ -75,6 +75,9 @@ pub struct MatchEvidence {
     /// State of the learned templates that were searched with the generation; `None` where there were none.
     #[serde(default)]
     pub delta_sha256: Option<Digest>,
+    /// The catalogue's level of the part, where the recipe asks for one; `None` as well where the catalogue lacks it.
+    #[serde(default)]
+    pub quality_level: Option<super::QualityLevel>,
 }
 
 /// One located part within an inspection.

@@ -3,10 +3,12 @@
 //! No I/O, no clock, no logging. Names and units follow `docs/glossary.md`.
 
 mod bbox;
+mod catalogue;
 mod digest;
 mod gpu_stat;
 mod image;
 mod inspection;
+mod kit;
 mod learned;
 mod provider;
 mod quality;
@@ -16,6 +18,7 @@ mod time;
 mod verdict;
 
 pub use bbox::BoundingBox;
+pub use catalogue::{AccessPolicy, Catalogue, Category, Color, Part, PartCard, PartRelation, QualityLevel};
 pub use digest::{Digest, DigestError};
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
@@ -23,6 +26,7 @@ pub use inspection::{
     AnomalyEvidence, ArtifactKind, ArtifactRef, Inspection, InspectionId, Item, MatchEvidence, RankedPart, Tier,
     Timings,
 };
+pub use kit::{Kit, KitLine, KitOrder, KitSession, KitTray, LowStock, Stock};
 pub use learned::LearnedTemplate;
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};

@@ -30,6 +30,7 @@ pub enum Reason {
     MarginSmall,
     GroupMarginSmall,
     PartUnknown,
+    QualityLevelLow,
     IndexUnavailable,
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
@@ -41,7 +42,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 31] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -64,6 +65,7 @@ impl Reason {
         Reason::MarginSmall,
         Reason::GroupMarginSmall,
         Reason::PartUnknown,
+        Reason::QualityLevelLow,
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
@@ -100,6 +102,7 @@ impl Reason {
             Reason::MarginSmall => "match.margin_small",
             Reason::GroupMarginSmall => "match.group_margin_small",
             Reason::PartUnknown => "match.unknown",
+            Reason::QualityLevelLow => "match.quality_level_low",
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
@@ -139,6 +142,9 @@ impl Reason {
                 "two parts that are known to be confused look about equally alike; a person must choose"
             }
             Reason::PartUnknown => "the part is not in the catalogue; add it, or see `loupe review unknowns`",
+            Reason::QualityLevelLow => {
+                "the catalogue is not sure enough of this part for the recipe; see `loupe catalog promote`"
+            }
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",

@@ -91,6 +91,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
         top_k: vec![RankedPart { template: 17, part_id: "3001".to_owned(), color_id: None, similarity }],
         shares_group: false,
         delta_sha256: None,
+        quality_level: None,
     };
     Item {
         ordinal,
