@@ -70,16 +70,23 @@ fn columns(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
         Kind::Parts => (
             &["part_number", "name_en"],
             &[
-                "name_ko", "category_code", "confusion_group", "length_ldu", "width_ldu", "height_ldu", "length_mm",
-                "width_mm", "height_mm", "weight_g",
+                "name_ko",
+                "category_code",
+                "confusion_group",
+                "length_ldu",
+                "width_ldu",
+                "height_ldu",
+                "length_mm",
+                "width_mm",
+                "height_mm",
+                "weight_g",
             ],
         ),
         Kind::Relations => (&["part_number", "related_part_number", "similarity"], &[]),
         Kind::Policies => (&["subject_kind", "subject", "security_level"], &["allowed_groups"]),
-        Kind::Kits => (
-            &["kit_code", "part_number", "quantity"],
-            &["name_en", "color_id", "is_spare", "alternate_group"],
-        ),
+        Kind::Kits => {
+            (&["kit_code", "part_number", "quantity"], &["name_en", "color_id", "is_spare", "alternate_group"])
+        }
     }
 }
 
@@ -163,7 +170,8 @@ fn read_csv(file: &str, text: &str) -> Result<Table, Vec<Fault>> {
             continue;
         }
         if record.len() != headers.len() {
-            let message = format!("has {} fields, the header {}; is a comma or a quote missing?", record.len(), headers.len());
+            let message =
+                format!("has {} fields, the header {}; is a comma or a quote missing?", record.len(), headers.len());
             faults.push(fault(line, message));
             continue;
         }
@@ -197,7 +205,11 @@ fn check_columns(names: &BTreeSet<String>) -> Result<Kind, String> {
 
 fn ignored(kind: Kind, names: &BTreeSet<String>) -> BTreeSet<String> {
     let (needed, optional) = columns(kind);
-    names.iter().filter(|name| !needed.contains(&name.as_str()) && !optional.contains(&name.as_str())).cloned().collect()
+    names
+        .iter()
+        .filter(|name| !needed.contains(&name.as_str()) && !optional.contains(&name.as_str()))
+        .cloned()
+        .collect()
 }
 
 /// A list of objects, or an object of such lists.

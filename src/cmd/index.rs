@@ -47,6 +47,8 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Check every byte, count and dimension of the live generation and compare a probe search with an exhaustive one.
     Verify(VerifyArgs),
+    /// List templates that are nearly the same: of different parts, which will be confused, and of one part.
+    Duplicates(super::duplicates::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -140,6 +142,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Build(args) => run_build(&args),
         Command::Evaluate(args) => run_evaluate(&args),
         Command::Verify(args) => run_verify(&args),
+        Command::Duplicates(args) => super::duplicates::run(&args),
     }
 }
 

@@ -2,13 +2,18 @@
 
 pub mod bank;
 mod board;
+pub mod catalog;
 pub mod check;
 mod console;
 pub mod db;
 pub mod demo;
+mod duplicates;
 mod evidence;
 pub mod index;
 pub mod inspect;
+pub mod inventory;
+pub mod kit;
+mod ledger_desk;
 pub mod outbox;
 pub mod review;
 pub mod run;

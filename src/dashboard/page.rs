@@ -1,4 +1,4 @@
-//! The page: three files written by hand, compiled in, no framework and nothing from elsewhere.
+//! The pages: files written by hand, compiled in, no framework and nothing from elsewhere.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
@@ -16,6 +16,18 @@ pub(super) async fn style() -> impl IntoResponse {
 
 pub(super) async fn script() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("assets/app.js"))
+}
+
+pub(super) async fn kits() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("assets/kits.html"))
+}
+
+pub(super) async fn kits_style() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("assets/kits.css"))
+}
+
+pub(super) async fn kits_script() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("assets/kits.js"))
 }
 
 pub(super) async fn icon() -> impl IntoResponse {

@@ -6,12 +6,7 @@
 /// `kinds`: items of each kind; `slots`: places of each line; `fits(kind, slot)`. Slots up to `first_round` are filled as
 /// far as possible before the rest is looked at, and are never emptied for it. Deterministic.
 #[must_use]
-pub fn assign(
-    kinds: &[u32],
-    slots: &[u32],
-    first_round: usize,
-    fits: impl Fn(usize, usize) -> bool,
-) -> Vec<Vec<u32>> {
+pub fn assign(kinds: &[u32], slots: &[u32], first_round: usize, fits: impl Fn(usize, usize) -> bool) -> Vec<Vec<u32>> {
     let mut state = Flow { left: kinds.to_vec(), room: slots.to_vec(), flow: vec![vec![0; slots.len()]; kinds.len()] };
     for open in [first_round.min(slots.len()), slots.len()] {
         for kind in 0..kinds.len() {

@@ -224,3 +224,6 @@ fn doubt_of(inspection: &Inspection, item: &Item, mut reasons: Vec<String>) -> D
     let looks_like = item.matched.as_ref().map(|matched| matched.part_id.clone());
     Doubt { inspection: inspection.code.clone(), ordinal: Some(item.ordinal), looks_like, reasons }
 }
+
+#[cfg(test)]
+mod tests;

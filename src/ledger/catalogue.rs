@@ -119,17 +119,15 @@ fn import_kit(connection: &Connection, kit: &Kit) -> rusqlite::Result<()> {
     )?;
     connection.execute("DELETE FROM kit_parts WHERE kit_code = ?1", [&kit.kit_code])?;
     for (ordinal, line) in kit.lines.iter().enumerate() {
-        connection
-            .prepare_cached("INSERT INTO kit_parts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-            .execute(params![
-                kit.kit_code,
-                i64::try_from(ordinal).unwrap_or(i64::MAX),
-                line.part_number,
-                line.color_id,
-                line.quantity,
-                line.is_spare,
-                line.alternate_group,
-            ])?;
+        connection.prepare_cached("INSERT INTO kit_parts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
+            kit.kit_code,
+            i64::try_from(ordinal).unwrap_or(i64::MAX),
+            line.part_number,
+            line.color_id,
+            line.quantity,
+            line.is_spare,
+            line.alternate_group,
+        ])?;
     }
     Ok(())
 }
@@ -275,18 +273,10 @@ impl LedgerReader {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn catalogue(&self) -> Result<Catalogue, LedgerError> {
-        let categories = self.list(
-            "SELECT code, name_en, name_ko, parent_code FROM categories ORDER BY code",
-            params![],
-            |row| {
-                Ok(Category {
-                    code: row.get(0)?,
-                    name_en: row.get(1)?,
-                    name_ko: row.get(2)?,
-                    parent_code: row.get(3)?,
-                })
-            },
-        )?;
+        let categories =
+            self.list("SELECT code, name_en, name_ko, parent_code FROM categories ORDER BY code", params![], |row| {
+                Ok(Category { code: row.get(0)?, name_en: row.get(1)?, name_ko: row.get(2)?, parent_code: row.get(3)? })
+            })?;
         let colors = self.list(
             "SELECT color_id, name, name_ko, rgb, is_transparent FROM colors ORDER BY color_id",
             params![],
@@ -304,11 +294,7 @@ impl LedgerReader {
             "SELECT part_number, related_part_number, similarity FROM part_relations ORDER BY 1, 2",
             params![],
             |row| {
-                Ok(PartRelation {
-                    part_number: row.get(0)?,
-                    related_part_number: row.get(1)?,
-                    similarity: row.get(2)?,
-                })
+                Ok(PartRelation { part_number: row.get(0)?, related_part_number: row.get(1)?, similarity: row.get(2)? })
             },
         )?;
         Ok(Catalogue {

@@ -11,14 +11,17 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts::NewArtifact;
+use super::catalogue::QualityChange;
 use super::reader::{Counters, LedgerReader, OutboxStatus};
 use super::reviews::NewReview;
 use super::store::{self, Meta};
-use super::catalogue::QualityChange;
 use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Catalogue, KitOrder, QualityLevel, Digest, GpuStat, Inspection, InspectionId, LearnedTemplate, Reason, Review, Timestamp};
+use crate::types::{
+    Catalogue, Digest, GpuStat, Inspection, InspectionId, KitOrder, LearnedTemplate, QualityLevel, Reason, Review,
+    Timestamp,
+};
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
 ///

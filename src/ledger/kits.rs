@@ -13,9 +13,7 @@ use super::reader::{LedgerReader, parse};
 use super::reviews::refused;
 use crate::kit::{KitCount, count};
 use crate::limits::KIT_TRAYS_MAX;
-use crate::types::{
-    Inspection, InspectionId, Kit, KitOrder, KitSession, KitTray, LowStock, Stock, Timestamp,
-};
+use crate::types::{Inspection, InspectionId, Kit, KitOrder, KitSession, KitTray, LowStock, Stock, Timestamp};
 
 const SESSION: &str = "SELECT id, kit, station, started_at, started_by, ended_at, ended_by, outcome, is_complete
     FROM kit_sessions";
@@ -441,7 +439,8 @@ impl LedgerReader {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn stock(&self) -> Result<Vec<Stock>, LedgerError> {
-        let sql = "SELECT part_id, color_id, sum(delta), max(recorded_at) FROM stock_ledger GROUP BY 1, 2 ORDER BY 1, 2";
+        let sql =
+            "SELECT part_id, color_id, sum(delta), max(recorded_at) FROM stock_ledger GROUP BY 1, 2 ORDER BY 1, 2";
         self.list(sql, params![], |row| {
             Ok(Stock {
                 part_number: row.get(0)?,

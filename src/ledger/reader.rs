@@ -87,7 +87,15 @@ impl LedgerReader {
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
              FROM outbox_state";
         let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 7]> {
-            Ok([count(row, 0)?, count(row, 1)?, count(row, 2)?, count(row, 3)?, count(row, 4)?, count(row, 5)?, count(row, 6)?])
+            Ok([
+                count(row, 0)?,
+                count(row, 1)?,
+                count(row, 2)?,
+                count(row, 3)?,
+                count(row, 4)?,
+                count(row, 5)?,
+                count(row, 6)?,
+            ])
         };
         let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units] = self
             .connection

@@ -281,6 +281,22 @@ impl Index {
         NonNull::new(unsafe { sys::faiss_IndexIVF_cast(self.raw.as_ptr()) })
     }
 
+    /// A copy of the vectors in the order they were added, `[len, dim]`. Reads every inverted list once.
+    ///
+    /// # Errors
+    /// When FAISS cannot give them back.
+    pub fn vectors(&self) -> Result<Vec<f32>, FaissError> {
+        let mut copy = vec![0.0_f32; self.len() * self.dim];
+        if copy.is_empty() {
+            return Ok(copy);
+        }
+        let count = i64::try_from(self.len()).unwrap_or(i64::MAX);
+        // SAFETY: `self.raw` is live; FAISS writes `len × dim` floats, which is the length of `copy`.
+        let code = unsafe { sys::faiss_Index_reconstruct_n(self.raw.as_ptr(), 0, count, copy.as_mut_ptr()) };
+        check(code, "read the vectors")?;
+        Ok(copy)
+    }
+
     /// A copy of a flat index's vectors, `[len, dim]`; `None` for another kind of index.
     #[must_use]
     pub fn flat_vectors(&self) -> Option<Vec<f32>> {

@@ -9,6 +9,7 @@ mod build;
 pub mod catalogue;
 mod cold;
 mod delta;
+mod duplicates;
 mod error;
 pub mod evaluate;
 mod evidence;
@@ -28,6 +29,7 @@ mod verify;
 
 pub use build::{BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, RECALL_TARGET_DEFAULT};
 pub use delta::{Delta, DeltaCell, Deltas, LEARNED_VIEW_PREFIX, Learning, index_name, learned_view};
+pub use duplicates::{DuplicatePair, Duplicates};
 pub use error::MatchError;
 pub use evaluate::{Evaluation, evaluate};
 pub use evidence::{HITS_HALF_LIFE, Rates, TierEvidence};

@@ -181,6 +181,10 @@ impl PartIndex {
     }
 
     /// Vectors of the hot tier, `[l1.count, dim]`, normalised.
+    pub(super) fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
     pub(super) fn hot_vectors(&self) -> &[f32] {
         &self.generation.l1
     }
