@@ -217,8 +217,9 @@ fn promote(args: PromoteArgs) -> anyhow::Result<()> {
     if args.by.trim().is_empty() || args.reason.trim().is_empty() {
         return Err(Failure::usage(anyhow!("--by and --reason must say something")).into());
     }
-    let ledger = own_ledger(&args.place)?;
+    // Read first: opening for writing would make a ledger in a mistyped folder.
     let reader = args.place.reader()?;
+    let ledger = own_ledger(&args.place)?;
     let before = find(&reader, &args.part)?.quality_level;
     let level = match &args.to {
         Some(text) => QualityLevel::parse(text).ok_or_else(|| anyhow!("`{text}` is no level"))?,

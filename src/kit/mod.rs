@@ -6,5 +6,7 @@
 
 mod assign;
 mod count;
+mod settle;
 
 pub use count::{Doubt, KitCount, Movement, SlotCount, Surplus, count};
+pub use settle::settle;

@@ -11,7 +11,7 @@ use super::LedgerError;
 use super::catalogue::read_kit;
 use super::reader::{LedgerReader, parse};
 use super::reviews::refused;
-use crate::kit::{KitCount, count};
+use crate::kit::{Doubt, KitCount, count, settle};
 use crate::limits::KIT_TRAYS_MAX;
 use crate::types::{Inspection, InspectionId, Kit, KitOrder, KitSession, KitTray, LowStock, Stock, Timestamp};
 
@@ -85,6 +85,12 @@ fn trays_max() -> i64 {
     i64::try_from(KIT_TRAYS_MAX).unwrap_or(i64::MAX)
 }
 
+/// Trays ever taken in, those taken back included.
+fn tray_rows(connection: &Connection, session: Uuid) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM kit_session_trays WHERE session_id = ?1";
+    connection.query_row(sql, [session.as_bytes()], |row| row.get(0))
+}
+
 fn named(what: &str, name: &str) -> rusqlite::Result<()> {
     if name.trim().is_empty() { Err(refused(format!("`{what}` is empty; say who does this"))) } else { Ok(()) }
 }
@@ -153,11 +159,7 @@ fn add_tray(
         let other = Uuid::from_bytes(other);
         return Err(refused(format!("the inspection counts in session {other} already, and counts once")));
     }
-    let trays: i64 = connection.query_row(
-        "SELECT count(*) FROM kit_session_trays WHERE session_id = ?1",
-        [session.as_bytes()],
-        |row| row.get(0),
-    )?;
+    let trays = tray_rows(connection, session)?;
     if trays >= trays_max() {
         return Err(refused(format!("the session has {trays} trays, the most it takes; finish it")));
     }
@@ -231,8 +233,21 @@ fn finish(
 }
 
 fn count_of(connection: &Connection, session: &KitSession) -> rusqlite::Result<KitCount> {
-    let trays = inspections_of(connection, session.id)?;
-    Ok(count(&session.kit, &trays))
+    if session.ended_at.is_some() {
+        let result: String =
+            connection.query_row("SELECT result FROM kit_sessions WHERE id = ?1", [session.id.as_bytes()], |row| {
+                row.get(0)
+            })?;
+        return serde_json::from_str(&result).map_err(|error| refused(format!("a session's result: {error}")));
+    }
+    let mut counted = count(&session.kit, &inspections_of(connection, session.id)?);
+    if tray_rows(connection, session.id)? >= trays_max() {
+        let reasons = vec!["kit.too_many_trays".to_owned()];
+        counted.doubts.push(Doubt { inspection: String::new(), ordinal: None, looks_like: None, reasons });
+        counted.doubtful += 1;
+        counted.is_complete = false;
+    }
+    Ok(counted)
 }
 
 fn inspections_of(connection: &Connection, session: Uuid) -> rusqlite::Result<Vec<Inspection>> {
@@ -243,7 +258,33 @@ fn inspections_of(connection: &Connection, session: Uuid) -> rusqlite::Result<Ve
         )?
         .query_map([session.as_bytes()], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    records.iter().map(|record| parse(record).map_err(|error| refused(error.to_string()))).collect()
+    let mut inspections: Vec<Inspection> = records
+        .iter()
+        .map(|record| parse(record).map_err(|error| refused(error.to_string())))
+        .collect::<rusqlite::Result<_>>()?;
+    settle_reviewed(connection, session, &mut inspections)?;
+    Ok(inspections)
+}
+
+/// What people said of the trays' items, the last word of each, takes the place of what was decided.
+fn settle_reviewed(connection: &Connection, session: Uuid, trays: &mut [Inspection]) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT r.inspection_id, r.ordinal, r.review_status, r.shown_part_id, r.corrected_part_id, r.corrected_color_id
+         FROM reviews r JOIN kit_session_trays t ON t.inspection_id = r.inspection_id
+         WHERE t.session_id = ?1 AND t.removed_at IS NULL AND r.subject_kind = 'item'
+            AND NOT EXISTS (SELECT 1 FROM reviews l WHERE l.subject_id = r.subject_id AND l.seq > r.seq)",
+    )?;
+    let mut rows = statement.query([session.as_bytes()])?;
+    while let Some(row) = rows.next()? {
+        let id = InspectionId(Uuid::from_bytes(row.get(0)?));
+        let (ordinal, status): (u32, String) = (row.get(1)?, row.get(2)?);
+        let part: Option<String> = if status == "confirmed" { row.get(3)? } else { row.get(4)? };
+        let color: Option<String> = row.get(5)?;
+        if let (Some(tray), Some(part)) = (trays.iter_mut().find(|tray| tray.id == id), part) {
+            settle(tray, ordinal, &part, color.as_deref());
+        }
+    }
+    Ok(())
 }
 
 fn end(
