@@ -11,12 +11,14 @@
 
 pub mod anomaly;
 pub mod capture;
+pub mod catalogue;
 pub mod clock;
 pub mod cmd;
 pub mod config;
 pub mod dashboard;
 pub mod decide;
 pub mod inference;
+pub mod kit;
 pub mod ledger;
 pub mod limits;
 pub mod locate;

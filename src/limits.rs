@@ -59,5 +59,18 @@ pub const REVIEW_REASON_CHARS_MAX: usize = 1_000;
 pub const DASHBOARD_BODY_BYTES_MAX: usize = 8_192;
 /// Reviews listed on the dashboard.
 pub const DASHBOARD_REVIEWS_MAX: usize = 100;
+/// Trays of one kit session, 4 kB each when they are counted: 4 MB.
+pub const KIT_TRAYS_MAX: usize = 1_000;
+/// Lines of one kit, and the quantity of one.
+pub const KIT_LINES_MAX: usize = 2_000;
+pub const KIT_QUANTITY_MAX: u32 = 100_000;
+/// Largest correction of the stock.
+pub const STOCK_DELTA_MAX: u64 = 1_000_000_000;
+/// Largest catalogue file, bytes: a million parts of 60 bytes.
+pub const CATALOGUE_FILE_BYTES_MAX: u64 = 64 << 20;
+/// Longest field of a catalogue file, characters.
+pub const CATALOGUE_FIELD_CHARS_MAX: usize = 1_000;
+/// Pairs of near-duplicate templates listed.
+pub const DUPLICATE_PAIRS_MAX: usize = 10_000;
 /// Templates of one index: ids are stored as u32.
 pub const TEMPLATES_MAX: usize = u32::MAX as usize;

@@ -37,6 +37,12 @@ enum Command {
     Index(cmd::index::Args),
     /// Say of an inspected item what it really is, and see what was said.
     Review(cmd::review::Args),
+    /// Import and show the catalogue of parts, colours and look-alikes.
+    Catalog(cmd::catalog::Args),
+    /// Count inspected trays against a kit.
+    Kit(cmd::kit::Args),
+    /// Show and correct the stock of parts.
+    Inventory(cmd::inventory::Args),
     /// See and send what the central database has not yet acknowledged.
     Outbox(cmd::outbox::Args),
     /// Manage the central PostgreSQL database.
@@ -71,6 +77,9 @@ fn main() -> ExitCode {
         Command::Bank(args) => cmd::bank::run(args),
         Command::Index(args) => cmd::index::run(args),
         Command::Review(args) => cmd::review::run(args),
+        Command::Catalog(args) => cmd::catalog::run(args),
+        Command::Kit(args) => cmd::kit::run(args),
+        Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
         Command::Db(args) => cmd::db::run(args),
         Command::Completions { shell } => {

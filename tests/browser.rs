@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use loupe::clock::Stopwatch;
-use support::{Assets, loupe, plate_recipe, samples};
+use support::{Assets, inspect, loupe, plate_recipe, root, samples, succeed};
 use tempfile::TempDir;
 
 /// Longest wait for the page to load, connect and draw.
@@ -92,4 +92,87 @@ fn the_page_shows_the_verdict_of_the_last_inspection() {
     browser.kill().unwrap();
     browser.wait().unwrap();
     assert!(has_title(&pages), "no FAIL in the title of any page:\n{pages}");
+}
+
+/// A kit of whatever the picture is named, counted by the daemon, shown by the page, corrected by the command line.
+#[test]
+fn the_kit_page_shows_a_complete_kit_and_orders_reach_the_running_daemon() {
+    let assets = Assets::get();
+    let folder = TempDir::new().unwrap();
+    let (state, pictures) = (folder.path().join("state"), folder.path().join("pictures"));
+    std::fs::create_dir(&pictures).unwrap();
+    let view = std::fs::read_dir(samples().join("parts/templates/3001")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(&view, pictures.join("tray.png")).unwrap();
+    std::fs::write(
+        folder.path().join("whole.toml"),
+        format!(
+            "name = \"whole\"\n[locate]\nkind = \"whole\"\n[match]\nindex = \"{}\"\nmodel = \"{}\"\n\
+             accept_similarity = -1.0\naccept_margin = 0.0\ngroup_margin = 0.0\n",
+            assets.index().display(),
+            root().join("models/mobilenetv2").display()
+        ),
+    )
+    .unwrap();
+    let named = inspect(&folder.path().join("whole.toml"), &folder.path().join("first"), &[pictures.join("tray.png")]);
+    let part = named[0]["items"][0]["part_id"].as_str().unwrap().to_owned();
+    let loupe_on = |args: &[&str]| {
+        let mut command = loupe();
+        command.args(args).arg("--state").arg(&state);
+        command
+    };
+    let parts = samples().join("parts").display().to_string();
+    succeed(&mut loupe_on(&["catalog", "import", &parts]));
+    let kit = folder.path().join("kit.csv");
+    std::fs::write(&kit, format!("kit_code,part_number,quantity,kit_name\nset,{part},1,Set <one>\n")).unwrap();
+    succeed(&mut loupe_on(&["kit", "import", &kit.display().to_string()]));
+    succeed(&mut loupe_on(&["kit", "start", "set", "--station", "tray", "--by", "kim"]));
+    let config = folder.path().join("loupe.toml");
+    std::fs::write(
+        &config,
+        format!(
+            "[site]\ncode = \"test-site\"\n[storage]\nstate_dir = \"state\"\n[dashboard]\nlisten = \"127.0.0.1:0\"\n\
+             [[stations]]\nname = \"tray\"\nrecipe = \"whole.toml\"\nsource = {{ kind = \"folder\", path = \"{}\" }}\n",
+            pictures.display()
+        ),
+    )
+    .unwrap();
+    let mut daemon = loupe().args(["run", "--config"]).arg(&config).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(daemon.stderr.take().unwrap());
+    let mut lines = log.lines().map_while(Result::ok);
+    let url = lines
+        .find_map(|line| line.find("http://").map(|at| line[at..].trim().to_owned()))
+        .expect("an address in the log");
+    let port = free_port();
+    let browser = browse(&format!("{url}kits"), &folder.path().join("profile"), port);
+    let watch = Stopwatch::start();
+    let has_title =
+        |pages: &str| pages.contains("\"Complete · Kits · Loupe\"") || pages.contains("Complete \\u00B7 Kits");
+    let mut pages = String::new();
+    while browser.is_some() && !has_title(&pages) && watch.elapsed() < PATIENCE {
+        pages = get(port, "/json");
+        std::thread::yield_now();
+    }
+    let locked = loupe_on(&["catalog", "import", &parts]).output().unwrap();
+    let status = || {
+        let output = succeed(&mut loupe_on(&["kit", "status", "open", "--json"]));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["count"]["found"].as_u64().unwrap()
+    };
+    while status() == 0 && watch.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    let found = status();
+    succeed(&mut loupe_on(&["kit", "undo-tray", "open", "--by", "kim"]));
+    let after = status();
+    let nowhere = loupe_on(&["kit", "start", "set", "--station", "nowhere", "--by", "kim"]).output().unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!((found, after), (1, 0));
+    let said = String::from_utf8_lossy(&locked.stderr).into_owned();
+    assert!(!locked.status.success() && said.contains("while the daemon is stopped"), "{said}");
+    let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
+    assert!(said.contains("there is no station `nowhere`"), "{said}");
+    let Some(mut browser) = browser else { return };
+    browser.kill().unwrap();
+    browser.wait().unwrap();
+    assert!(has_title(&pages), "no complete kit in the title of any page:\n{pages}");
 }

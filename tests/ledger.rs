@@ -180,7 +180,7 @@ fn widening_the_outbox_gives_no_number_twice() {
             [root],
         )
     };
-    (0..3).for_each(|_| drop(insert("inspections").unwrap()));
+    (0..3).for_each(|_| assert_eq!(insert("inspections").unwrap(), 1));
     assert!(insert("reviews").is_err());
     connection.execute("DELETE FROM outbox WHERE seq <> 2", []).unwrap();
     connection.execute_batch(include_str!("../migrations/ledger/V2__reviews.sql")).unwrap();

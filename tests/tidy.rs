@@ -19,7 +19,7 @@ const ENGINES: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms without I/O, clock or logging.
-const PURE_ROOMS: &[&str] = &["src/types/", "src/quality/", "src/decide/", "src/limits.rs"];
+const PURE_ROOMS: &[&str] = &["src/types/", "src/quality/", "src/decide/", "src/limits.rs", "src/kit/"];
 const IMPURE: &[&str] = &["std::fs::", "std::net", "tracing::", "crate::clock", "std::env", "std::thread", "println!"];
 
 /// The only rooms that may know several others; everything else imports those listed for it.
@@ -41,7 +41,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("anomaly", &["types", "limits", "clock", "inference", "matching"]),
     // Option structures live in the room that obeys them.
     ("config", &["types", "limits", "quality", "locate", "inference", "capture", "uplink"]),
-    ("ledger", &["types", "limits", "clock", "observe"]),
+    ("kit", &["types", "limits"]),
+    ("catalogue", &["types", "limits"]),
+    // A session's count is booked in the transaction that ends it.
+    ("ledger", &["types", "limits", "clock", "observe", "kit"]),
     ("uplink", &["types", "limits", "clock", "shutdown", "ledger", "observe"]),
     ("observe", &["types", "limits", "clock"]),
     ("dashboard", &["types", "limits", "clock", "shutdown", "notify", "observe"]),

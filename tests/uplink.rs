@@ -66,8 +66,8 @@ fn migrating_twice_changes_nothing() {
     let status = || block_on(async { Central::connect(&dsn).await?.status().await }).unwrap();
     assert!(!status().is_current());
     let first = migrate(&dsn);
-    assert_eq!(first.applied.len(), 4, "{first:?}");
-    assert_eq!(first.partitions.len(), 7 * 4, "{first:?}");
+    assert_eq!(first.applied.len(), 5, "{first:?}");
+    assert_eq!(first.partitions.len(), 9 * 4, "{first:?}");
     let again = migrate(&dsn);
     assert_eq!((again.applied.len(), again.partitions.len()), (0, 0), "{again:?}");
     let status = status();

@@ -62,6 +62,8 @@ enum Command {
     Bench(BenchArgs),
     /// Check every byte, count and dimension of the live generation and compare a probe search with an exhaustive one.
     Verify(VerifyArgs),
+    /// List templates that are nearly the same: of different parts, which will be confused, and of one part.
+    Duplicates(super::duplicates::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -161,6 +163,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Rollback(args) => index_admin::rollback(&args),
         Command::Compact(args) => index_admin::compact(&args),
         Command::Bench(args) => index_bench::run(&args),
+        Command::Duplicates(args) => super::duplicates::run(&args),
     }
 }
 

@@ -13,12 +13,13 @@ use crate::capture;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::inference::Runtime;
-use crate::ledger::Ledger;
+use crate::kit::{KitCount, count};
+use crate::ledger::{Ledger, LedgerReader};
 use crate::matching::Deltas;
 use crate::notify;
 use crate::pipeline::{Outcome, Pipeline, Progress, Shared, StationInput};
 use crate::shutdown::Shutdown;
-use crate::types::Verdict;
+use crate::types::{Inspection, Kit, Verdict};
 
 /// Outcomes on their way to the printer.
 const OUTCOME_QUEUE: usize = 64;
@@ -50,6 +51,10 @@ pub struct Args {
     /// ONNX Runtime's shared library, where it is not in the usual places.
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+    /// Count each inspection by itself against this kit of the state folder's catalogue, and print what is missing, over
+    /// and in doubt.
+    #[arg(long, value_name = "KIT")]
+    kit: Option<String>,
     /// Print the whole run's times to stderr when done.
     #[arg(long)]
     stats: bool,
@@ -84,6 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
     let ledger = Ledger::open(&args.state, clock.clone())
         .with_context(|| format!("state folder {} (choose another with --state)", args.state.display()))?;
+    let kit = args.kit.as_deref().map(|code| kit_called(&args.state, code)).transpose()?;
     let progress = Progress::default();
     let shared = Shared {
         runtime,
@@ -107,7 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let _sent = sender.send(outcome);
     })?;
     let watch = Stopwatch::start();
-    let printed = print_all(&args, &outcomes);
+    let printed = print_all(&args, kit.as_ref(), &outcomes);
     shared.shutdown_if(printed.is_err());
     drop(outcomes);
     pipeline.join();
@@ -147,7 +153,24 @@ struct Totals {
     unstored: u64,
 }
 
-fn print_all(args: &Args, outcomes: &crossbeam_channel::Receiver<Outcome>) -> anyhow::Result<Totals> {
+fn kit_called(state: &std::path::Path, code: &str) -> anyhow::Result<Kit> {
+    let kit = LedgerReader::open(state)?.kit(code)?;
+    kit.with_context(|| format!("kit `{code}` is not in the catalogue of {}; see `loupe kit import`", state.display()))
+}
+
+/// The inspection's object with its count beside it.
+#[derive(serde::Serialize)]
+struct Counted<'a> {
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    kit: KitCount,
+}
+
+fn print_all(
+    args: &Args,
+    kit: Option<&Kit>,
+    outcomes: &crossbeam_channel::Receiver<Outcome>,
+) -> anyhow::Result<Totals> {
     let mut out = std::io::stdout().lock();
     let mut totals = Totals::default();
     for outcome in outcomes {
@@ -165,10 +188,19 @@ fn print_all(args: &Args, outcomes: &crossbeam_channel::Receiver<Outcome>) -> an
         };
         totals.by_verdict[inspection.verdict as usize] += 1;
         if args.json {
-            serde_json::to_writer(&mut out, &*inspection)?;
+            match kit {
+                None => serde_json::to_writer(&mut out, &*inspection)?,
+                Some(kit) => {
+                    let counted = Counted { inspection: &inspection, kit: count(kit, [&*inspection]) };
+                    serde_json::to_writer(&mut out, &counted)?;
+                }
+            }
             writeln!(out)?;
         } else {
             writeln!(out, "{}", InspectionLine(&inspection))?;
+            if let Some(kit) = kit {
+                super::kit::write_count(&mut out, &count(kit, [&*inspection]))?;
+            }
         }
     }
     if !args.json {

@@ -2,16 +2,21 @@
 
 pub mod bank;
 mod board;
+pub mod catalog;
 pub mod check;
 mod console;
 pub mod db;
 pub mod demo;
+mod duplicates;
 mod evidence;
 pub mod fit;
 pub mod index;
 mod index_admin;
 mod index_bench;
 pub mod inspect;
+pub mod inventory;
+pub mod kit;
+mod ledger_desk;
 pub mod outbox;
 pub mod review;
 pub mod run;

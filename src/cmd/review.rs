@@ -261,8 +261,8 @@ fn open(site: &Site, needs_model: bool) -> anyhow::Result<Opened> {
     }
 }
 
-/// Hand a review to the running daemon.
-fn post(address: SocketAddr, path: &str, body: &Value) -> anyhow::Result<Review> {
+/// Hand something to the running daemon; its answer.
+pub(super) fn post<T: serde::de::DeserializeOwned>(address: SocketAddr, path: &str, body: &Value) -> anyhow::Result<T> {
     let exchange = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address, DASHBOARD_REQUEST_TIME_MAX)?;
         // The daemon answers within its own limit; a little more for the way.
@@ -287,7 +287,7 @@ fn post(address: SocketAddr, path: &str, body: &Value) -> anyhow::Result<Review>
         head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the daemon's answer is no HTTP")?;
     let value: Value = serde_json::from_str(body).context("the daemon's answer is no JSON")?;
     if status == 201 {
-        return serde_json::from_value(value).context("the daemon's answer is no review");
+        return serde_json::from_value(value).context("the daemon's answer is not what was asked for");
     }
     bail!("the daemon refuses: {}", value["error"]["message"].as_str().unwrap_or("without a reason"))
 }

@@ -17,7 +17,7 @@ use super::board::Board;
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, ReviewFn, StationInfo};
+use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, KitFn, ReviewFn, StationInfo};
 use crate::inference::Runtime;
 use crate::ledger::{self, Ledger, LedgerReader};
 use crate::limits::SHUTDOWN_GRACE;
@@ -102,8 +102,11 @@ pub fn serve(
     let recipes = config.stations.iter().map(|station| Arc::new(station.recipe.clone())).collect();
     let reviewer = Reviewer::new(Some(Arc::clone(&shared.runtime)), ledger.clone(), shared.deltas.clone(), recipes);
     let desk = super::review::desk(reviewer, state_dir.clone());
+    let hides = config.dashboard.as_ref().is_some_and(|dashboard| !dashboard.listen.ip().is_loopback());
+    let names = stations.iter().map(|station| station.name.clone()).collect();
+    let kits = super::ledger_desk::desk(ledger.clone(), state_dir.clone(), hides, names);
     let dashboard =
-        start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), desk, &stop_dashboard)?;
+        start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), (desk, kits), &stop_dashboard)?;
     let stop_uplink = Shutdown::new();
     let uplink = match &config.uplink {
         None => None,
@@ -208,7 +211,7 @@ fn start_dashboard(
     feed: &Feed,
     clock: &Clock,
     (stations, progress): (Vec<StationInfo>, Vec<notify::Progress>),
-    desk: ReviewFn,
+    (desk, kits): (ReviewFn, KitFn),
     stop: &Shutdown,
 ) -> anyhow::Result<Option<DashboardHandle>> {
     let Some(dashboard) = &config.dashboard else { return Ok(None) };
@@ -227,6 +230,7 @@ fn start_dashboard(
             })
         })),
         reviews: Some(desk),
+        kits: Some(kits),
         metrics: board.metrics().clone(),
         progress,
         clock: clock.clone(),

@@ -8,7 +8,7 @@ use super::{ConfigError, Document, Fault};
 use crate::inference::ProviderPlan;
 use crate::locate::{BlobOptions, YoloxOptions};
 use crate::quality::QualityLimits;
-use crate::types::Digest;
+use crate::types::{Digest, QualityLevel};
 
 /// A validated recipe. Named by the digest of its text: an edited recipe is another recipe.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub struct MatchStage {
     pub group_margin: f32,
     /// Below this cosine a part is *unknown*, −1 to 1, at most `accept_similarity`; `None`: there is no such decision.
     pub unknown_similarity: Option<f32>,
+    /// A part whose catalogue level is below this, or that the catalogue lacks, is a HOLD; `None`: the level does not matter.
+    pub min_quality_level: Option<QualityLevel>,
     /// Accept by the probability that the generation's fit (`loupe index fit`) asks for, not by similarity and margin;
     /// those then only say when the hot tier answers alone.
     pub use_fit: bool,
@@ -203,6 +205,7 @@ struct RawMatch {
     use_fit: bool,
     px_per_mm: Option<f32>,
     color: Option<RawColor>,
+    min_quality_level: Option<QualityLevel>,
     providers: Option<RawProviders>,
 }
 
@@ -365,6 +368,7 @@ impl RawMatch {
             use_fit: self.use_fit,
             px_per_mm: self.px_per_mm,
             color: self.color.map(|raw| raw.validate(document, folder)),
+            min_quality_level: self.min_quality_level,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * **Invariant**: only what the ledger has committed is shown; [`Feed::publish`] is called after the commit.
-//! * **Read-only but for reviews**: every other route is GET and changes nothing. Files are served from below the artifacts folder
+//! * **Read-only but for reviews and kits**: every other route is GET and changes nothing. Files are served from below the artifacts folder
 //!   only, after resolving links. The `Host` header is checked, so that a page on the internet cannot read the dashboard
 //!   by DNS rebinding; errors carry a code and a sentence, never a path or a cause.
 //! * **Thread**: one OS thread `loupe-dashboard` with a single-threaded tokio runtime; files are read on at most
@@ -19,6 +19,7 @@ mod artifacts;
 mod events;
 mod feed;
 mod guard;
+mod kits;
 mod page;
 mod reviews;
 mod state;
@@ -35,8 +36,8 @@ use tokio::sync::watch;
 
 pub use feed::Feed;
 pub use state::{
-    DashboardState, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot, SnapshotFn, StationInfo,
-    UplinkState, UplinkView,
+    DashboardState, KitCall, KitFn, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot, SnapshotFn,
+    StationInfo, UplinkState, UplinkView,
 };
 pub use view::InspectionView;
 
@@ -202,6 +203,10 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/inspections/{id}", get(api::inspection))
         .route("/api/v1/reviews", get(reviews::list).post(reviews::add))
         .route("/api/v1/reviews/{id}/undo", post(reviews::undo))
+        .route("/kits", get(page::kits))
+        .route("/assets/kits.js", get(page::kits_script))
+        .route("/assets/kits.css", get(page::kits_style))
+        .route("/api/v1/kits", get(kits::overview).post(kits::order))
         .route("/api/v1/confusions", get(reviews::confusions))
         .route("/api/v1/unknowns", get(reviews::unknowns))
         .route("/api/v1/status", get(api::status))

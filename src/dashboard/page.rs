@@ -1,4 +1,4 @@
-//! The page: four files written by hand, compiled in, no framework and nothing from elsewhere.
+//! The pages: files written by hand, compiled in, no framework and nothing from elsewhere.
 
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::IntoResponse;
@@ -20,6 +20,18 @@ pub(super) async fn script() -> impl IntoResponse {
 
 pub(super) async fn review_script() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("assets/review.js"))
+}
+
+pub(super) async fn kits() -> impl IntoResponse {
+    file("text/html; charset=utf-8", include_str!("assets/kits.html"))
+}
+
+pub(super) async fn kits_style() -> impl IntoResponse {
+    file("text/css; charset=utf-8", include_str!("assets/kits.css"))
+}
+
+pub(super) async fn kits_script() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("assets/kits.js"))
 }
 
 pub(super) async fn icon() -> impl IntoResponse {

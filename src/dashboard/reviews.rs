@@ -89,7 +89,7 @@ pub(super) async fn undo(
     }
 }
 
-fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(super) fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
     if !shared.is_loopback {
         return Err(REMOTE);
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::notify::Progress;
 use crate::observe::Metrics;
-use crate::types::{Inspection, ReviewOrder, Timestamp};
+use crate::types::{Inspection, KitOrder, ReviewOrder, Timestamp};
 
 /// Answers with the counters of this moment. Called once a second for each client on the dashboard's only thread: it
 /// must not block, so read atomics or cached values.
@@ -47,6 +47,18 @@ pub enum ReviewRefusal {
 /// Answers review calls; may read and write the ledger and run a model, on a file thread.
 pub type ReviewFn = Arc<dyn Fn(ReviewCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
+/// What the kit routes ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KitCall {
+    /// `{"sessions": [...], "low_stock": [...], "part_names": {...}}`
+    Overview,
+    /// Answered with what came of it.
+    Order(KitOrder),
+}
+
+/// Answers kit calls; reads and writes the ledger, on a file thread.
+pub type KitFn = Arc<dyn Fn(KitCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+
 /// The fixed facts and the questions the dashboard may ask.
 #[derive(Clone)]
 pub struct DashboardState {
@@ -58,6 +70,8 @@ pub struct DashboardState {
     pub lookup: Option<LookupFn>,
     /// Takes reviews; `None`: there are none here.
     pub reviews: Option<ReviewFn>,
+    /// Counts kits; `None`: there are none here.
+    pub kits: Option<KitFn>,
     pub metrics: Metrics,
     /// One a station; `/healthz` answers 503 while one of them is stalled.
     pub progress: Vec<Progress>,

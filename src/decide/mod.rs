@@ -218,6 +218,8 @@ fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason>
         Some(Reason::MarginSmall)
     } else if matched.shares_group && !reaches(matched.margin, stage.group_margin) {
         Some(Reason::GroupMarginSmall)
+    } else if stage.min_quality_level.is_some_and(|least| matched.quality_level.is_none_or(|level| level < least)) {
+        Some(Reason::QualityLevelLow)
     } else {
         None
     }

@@ -40,6 +40,7 @@ fn matched(similarity: f32, margin: f32) -> MatchEvidence {
         top_k: vec![],
         shares_group: false,
         delta_sha256: None,
+        quality_level: None,
     }
 }
 
@@ -94,6 +95,7 @@ fn matching() -> MatchStage {
         accept_margin: 0.03,
         group_margin: 0.05,
         unknown_similarity: None,
+        min_quality_level: None,
     }
 }
 

@@ -1,21 +1,27 @@
 //! [`Ledger`]: what the other rooms hold.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts::NewArtifact;
+use super::catalogue::QualityChange;
 use super::reader::{Counters, LedgerReader, OutboxStatus};
 use super::reviews::NewReview;
 use super::store::{self, Meta};
-use super::writer::{Reply, Request, Writer};
+use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Digest, GpuStat, Inspection, InspectionId, LearnedTemplate, Reason, Review, Timestamp};
+use crate::types::{
+    Catalogue, Digest, GpuStat, Inspection, InspectionId, KitOrder, LearnedTemplate, QualityLevel, Reason, Review,
+    Timestamp,
+};
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
 ///
@@ -161,6 +167,42 @@ impl Ledger {
     /// When the ledger cannot be read.
     pub fn learned_templates(&self) -> Result<Vec<LearnedTemplate>, LedgerError> {
         self.read(LedgerReader::learned_templates)
+    }
+
+    /// Bring the catalogue up to date: all of `batch`, or nothing.
+    ///
+    /// # Errors
+    /// When it could not be committed, or a row names what is not there.
+    pub fn import_catalogue(&self, batch: Catalogue) -> Result<(), LedgerError> {
+        self.edit(Edit::Catalogue(batch)).map(drop)
+    }
+
+    /// Move a part to another quality level; answers with the levels before and after.
+    ///
+    /// # Errors
+    /// When it could not be committed, or the part is unknown or there already.
+    pub fn change_quality(&self, change: QualityChange) -> Result<Value, LedgerError> {
+        self.edit(Edit::Quality(change))
+    }
+
+    /// Do what `order` says with kits and stock; answers with what came of it.
+    ///
+    /// # Errors
+    /// When it could not be committed, or the order is refused in words.
+    pub fn kit(&self, order: KitOrder) -> Result<Value, LedgerError> {
+        self.edit(Edit::Kit(order))
+    }
+
+    fn edit(&self, edit: Edit) -> Result<Value, LedgerError> {
+        self.ask(|reply| Request::Edit { edit: Box::new(edit), reply })
+    }
+
+    /// The quality level of each part of the catalogue.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn quality_levels(&self) -> Result<BTreeMap<String, QualityLevel>, LedgerError> {
+        self.read(LedgerReader::quality_levels)
     }
 
     /// Bind this ledger to the site it reports to.

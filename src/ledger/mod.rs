@@ -8,9 +8,11 @@
 //! This is the only room that names SQLite. The uplink asks it for units to send and tells it what arrived.
 
 mod artifacts;
+mod catalogue;
 mod disk;
 mod error;
 mod handle;
+mod kits;
 mod reader;
 mod reviews;
 mod rows;
@@ -20,6 +22,7 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
+pub use catalogue::QualityChange;
 pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use handle::{Ledger, Pending};

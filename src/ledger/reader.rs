@@ -14,10 +14,12 @@ use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections and reviews ever committed.
+    /// Inspections, reviews, ended kit sessions and stock corrections ever committed.
     pub committed: u64,
     /// Reviews among them.
     pub reviews: u64,
+    /// Ended kit sessions and stock corrections among them.
+    pub kit_units: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
     /// Those it did not; includes `parked`.
@@ -81,12 +83,21 @@ impl LedgerReader {
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
                 (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals),
-                (SELECT count(*) FROM reviews)
+                (SELECT count(*) FROM reviews), (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
+                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
              FROM outbox_state";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 6]> {
-            Ok([count(row, 0)?, count(row, 1)?, count(row, 2)?, count(row, 3)?, count(row, 4)?, count(row, 5)?])
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 7]> {
+            Ok([
+                count(row, 0)?,
+                count(row, 1)?,
+                count(row, 2)?,
+                count(row, 3)?,
+                count(row, 4)?,
+                count(row, 5)?,
+                count(row, 6)?,
+            ])
         };
-        let [committed, delivered, dropped_samples, parked, refused, reviews] = self
+        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units] = self
             .connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row([], read))
@@ -94,11 +105,12 @@ impl LedgerReader {
         Ok(Counters {
             committed,
             reviews,
+            kit_units,
             delivered,
             pending: committed.saturating_sub(delivered),
             parked,
             refused,
-            captured: committed.saturating_sub(reviews) + refused,
+            captured: committed.saturating_sub(reviews + kit_units) + refused,
             dropped_samples,
         })
     }

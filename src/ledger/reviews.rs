@@ -164,7 +164,7 @@ pub(super) fn count_unknowns(connection: &Connection, inspection: &Inspection) -
 }
 
 /// An error of the row, in words, which rolls its savepoint back.
-fn refused(words: String) -> rusqlite::Error {
+pub(super) fn refused(words: String) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(words.into())
 }
 
@@ -332,7 +332,7 @@ impl LedgerReader {
         rows.into_iter().map(|(at, record)| Ok((at, super::reader::parse(&record)?))).collect()
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         sql: &str,
         values: &[&dyn rusqlite::ToSql],

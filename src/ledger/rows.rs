@@ -6,7 +6,7 @@
 use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
-use super::{LedgerError, reviews};
+use super::{LedgerError, kits, reviews};
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
 /// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
@@ -24,6 +24,7 @@ pub(super) fn insert_inspection(
     insert_frame_qa(connection, inspection)?;
     insert_artifacts(connection, inspection)?;
     reviews::count_unknowns(connection, inspection)?;
+    kits::take_tray(connection, inspection, now)?;
     let row_count = 1
         + inspection.items.len()
         + usize::from(inspection.anomaly.is_some())

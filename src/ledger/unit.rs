@@ -186,6 +186,50 @@ const REVIEWS: SentTable = SentTable {
     ],
 };
 
+const KIT_SESSIONS: SentTable = SentTable {
+    name: "kit_sessions",
+    key: &["started_at", "id"],
+    columns: &[
+        ("started_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("started_by", Kind::Text),
+        ("kit_code", Kind::Text),
+        ("kit", Kind::Json),
+        ("station", Kind::Text),
+        ("ended_at", Kind::Time),
+        ("ended_by", Kind::Text),
+        ("outcome", Kind::Text),
+        ("reason", Kind::Text),
+        ("is_complete", Kind::Bool),
+        ("tray_count", Kind::Int),
+        ("expected_count", Kind::Int),
+        ("found_count", Kind::Int),
+        ("missing_count", Kind::Int),
+        ("surplus_count", Kind::Int),
+        ("doubtful_count", Kind::Int),
+        ("result", Kind::Json),
+    ],
+};
+
+const STOCK_LEDGER: SentTable = SentTable {
+    name: "stock_ledger",
+    key: &["recorded_at", "id"],
+    columns: &[
+        ("recorded_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("part_id", Kind::Text),
+        ("color_id", Kind::Int),
+        ("delta", Kind::Int),
+        ("reason", Kind::Text),
+        ("reference_type", Kind::Text),
+        ("reference_id", Kind::Uuid),
+        ("previous_quantity", Kind::Int),
+        ("new_quantity", Kind::Int),
+        ("author", Kind::Text),
+        ("note", Kind::Text),
+    ],
+};
+
 const PROVENANCES: SentTable = SentTable {
     name: "provenances",
     key: &["sha256"],
@@ -230,7 +274,7 @@ const GPU_STATS: SentTable = SentTable {
 
 /// Every table that is sent, in the order of sending.
 pub const SENT_TABLES: &[SentTable] =
-    &[PROVENANCES, INSPECTIONS, ITEMS, ANOMALY_MAPS, FRAME_QA_LOGS, REVIEWS, GPU_STATS];
+    &[PROVENANCES, INSPECTIONS, ITEMS, ANOMALY_MAPS, FRAME_QA_LOGS, REVIEWS, KIT_SESSIONS, STOCK_LEDGER, GPU_STATS];
 
 /// The members of an inspection's family that are found by inspection_id.
 const CHILDREN: [&SentTable; 3] = [&ITEMS, &ANOMALY_MAPS, &FRAME_QA_LOGS];
@@ -323,6 +367,19 @@ impl LedgerReader {
             "inspections" => self.inspection_family(entry)?,
             "reviews" => {
                 (SentRows::from([(REVIEWS.name, self.rows(&REVIEWS, "id = ?1", params![entry.key_id])?)]), None)
+            }
+            "kit_sessions" => {
+                let mut rows =
+                    SentRows::from([(KIT_SESSIONS.name, self.rows(&KIT_SESSIONS, "id = ?1", params![entry.key_id])?)]);
+                let bookings = self.rows(&STOCK_LEDGER, "reference_id = ?1 ORDER BY seq", params![entry.key_id])?;
+                if !bookings.is_empty() {
+                    rows.insert(STOCK_LEDGER.name, bookings);
+                }
+                (rows, None)
+            }
+            "stock_ledger" => {
+                let booking = self.rows(&STOCK_LEDGER, "id = ?1", params![entry.key_id])?;
+                (SentRows::from([(STOCK_LEDGER.name, booking)]), None)
             }
             other => return Err(unreadable(format!("outbox entry {} names table {other}", entry.seq))),
         };

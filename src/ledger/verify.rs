@@ -70,7 +70,7 @@ impl LedgerReader {
 
     fn verify_totals(&self, proof: &mut Proof) -> Result<(), LedgerError> {
         let committed = proof.counters.committed;
-        let inspections = committed.saturating_sub(proof.counters.reviews);
+        let inspections = committed.saturating_sub(proof.counters.reviews + proof.counters.kit_units);
         let waiting = self.number("SELECT count(*) FROM outbox")?;
         let stored = self.number("SELECT count(*) FROM inspections")?;
         let last_seq = self.number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?;
@@ -90,9 +90,15 @@ impl LedgerReader {
                   WHERE o.root_table = 'inspections' AND i.captured_at = o.key_at AND i.id = o.key_id)
              AND NOT EXISTS
                  (SELECT 1 FROM reviews r
-                  WHERE o.root_table = 'reviews' AND r.occurred_at = o.key_at AND r.id = o.key_id)",
+                  WHERE o.root_table = 'reviews' AND r.occurred_at = o.key_at AND r.id = o.key_id)
+             AND NOT EXISTS
+                 (SELECT 1 FROM kit_sessions s
+                  WHERE o.root_table = 'kit_sessions' AND s.started_at = o.key_at AND s.id = o.key_id)
+             AND NOT EXISTS
+                 (SELECT 1 FROM stock_ledger b
+                  WHERE o.root_table = 'stock_ledger' AND b.recorded_at = o.key_at AND b.id = o.key_id)",
         )?;
-        proof.expect(strays == 0, || format!("{strays} outbox entries name no inspection and no review"));
+        proof.expect(strays == 0, || format!("{strays} outbox entries name no row that is there"));
         Ok(())
     }
 

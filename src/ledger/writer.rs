@@ -11,18 +11,39 @@ use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::Connection;
+use serde_json::Value;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
+use super::catalogue::{self, QualityChange};
+use super::kits;
 use super::reviews::{self, NewReview};
 use super::{LedgerError, rows, store};
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Digest, GpuStat, Inspection, Review, Timestamp};
+use crate::types::{Catalogue, Digest, GpuStat, Inspection, KitOrder, Review, Timestamp};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
+
+/// A change of what people keep: catalogue, kits, stock.
+#[derive(Debug)]
+pub(super) enum Edit {
+    Catalogue(Catalogue),
+    Quality(QualityChange),
+    Kit(KitOrder),
+}
+
+impl Edit {
+    fn apply(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<Value> {
+        match self {
+            Edit::Catalogue(batch) => catalogue::import(connection, batch).map(|()| Value::Null),
+            Edit::Quality(change) => catalogue::change_quality(connection, change, now),
+            Edit::Kit(order) => kits::apply(connection, order, now),
+        }
+    }
+}
 
 /// What the writer can be asked to do.
 #[derive(Debug)]
@@ -36,6 +57,7 @@ pub(super) enum Request {
     Park { seq: i64, error: String, reply: Reply<usize> },
     Unpark { reply: Reply<usize> },
     Review { review: Box<NewReview>, reply: Reply<Review> },
+    Edit { edit: Box<Edit>, reply: Reply<Value> },
     BindSite { site_id: Uuid, reply: Reply<Uuid> },
     Close { reply: Reply<()> },
 }
@@ -46,6 +68,7 @@ enum Done {
     Digest(Digest, Reply<Digest>),
     Count(usize, Reply<usize>),
     Review(Box<Review>, Reply<Review>),
+    Value(Value, Reply<Value>),
     Site(Uuid, Uuid, Reply<Uuid>),
     Unit(Reply<()>),
 }
@@ -228,6 +251,10 @@ impl Writer {
                 let written = self.in_savepoint(|| reviews::insert_review(connection, &review, now));
                 self.finish(written, reply, done, |review, reply| Done::Review(Box::new(review), reply))?;
             }
+            Request::Edit { edit, reply } => {
+                let written = self.in_savepoint(|| edit.apply(connection, now));
+                self.finish(written, reply, done, Done::Value)?;
+            }
             Request::Refused { .. } | Request::Close { .. } => {}
         }
         Ok(())
@@ -318,6 +345,7 @@ impl Done {
         match self {
             Done::Inspection(inspection, reply) => answer(&reply, Ok(*inspection)),
             Done::Review(review, reply) => answer(&reply, Ok(*review)),
+            Done::Value(value, reply) => answer(&reply, Ok(value)),
             Done::Digest(digest, reply) => answer(&reply, Ok(digest)),
             Done::Count(count, reply) => answer(&reply, Ok(count)),
             Done::Unit(reply) => answer(&reply, Ok(())),
@@ -331,6 +359,7 @@ impl Done {
         match self {
             Done::Inspection(_, reply) => answer(&reply, Err(error)),
             Done::Review(_, reply) => answer(&reply, Err(error)),
+            Done::Value(_, reply) => answer(&reply, Err(error)),
             Done::Digest(_, reply) => answer(&reply, Err(error)),
             Done::Count(_, reply) => answer(&reply, Err(error)),
             Done::Site(_, _, reply) => answer(&reply, Err(error)),
@@ -351,6 +380,7 @@ impl Request {
             | Request::Park { reply, .. }
             | Request::Unpark { reply } => answer(&reply, Err(error)),
             Request::Review { reply, .. } => answer(&reply, Err(error)),
+            Request::Edit { reply, .. } => answer(&reply, Err(error)),
             Request::BindSite { reply, .. } => answer(&reply, Err(error)),
             Request::Refused { .. } => {}
         }

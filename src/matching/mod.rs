@@ -11,6 +11,7 @@ pub mod catalogue;
 mod clusters;
 mod cold;
 mod delta;
+mod duplicates;
 mod error;
 pub mod evaluate;
 mod evidence;
@@ -41,6 +42,7 @@ pub use build::{
     BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, Phase, Progress, RECALL_TARGET_DEFAULT,
 };
 pub use delta::{Delta, DeltaCell, Deltas, LEARNED_VIEW_PREFIX, Learning, index_name, learned_view};
+pub use duplicates::{DuplicatePair, Duplicates};
 pub use error::MatchError;
 pub use evaluate::{Evaluation, Query, evaluate};
 pub use evidence::{HITS_HALF_LIFE, Rates, TierEvidence};

@@ -118,6 +118,7 @@ pub(super) fn evidence(parts: &[Candidate], names: &Names<'_>, stages: Stages) -
         delta_sha256: names.delta.sha256(),
         probability: None,
         required_probability: None,
+        quality_level: None,
         top_k: ranked,
     })
 }

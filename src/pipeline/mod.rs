@@ -45,7 +45,7 @@ use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
 use crate::matching::{Deltas, LiveIndex, MatchError};
 use crate::notify;
 use crate::shutdown::Shutdown;
-use crate::types::Provider;
+use crate::types::{Provider, QualityLevel};
 use history::History;
 use publish::Produced;
 use switching::{Switching, Watched};
@@ -253,6 +253,7 @@ fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Res
             recipe: Arc::clone(&input.recipe),
             artifacts: input.artifacts,
             progress: input.progress.clone(),
+            quality_levels: Arc::new(levels_for(&input.recipe, &shared.ledger)?),
             provenances: provenances.clone(),
         });
         if let Some(matcher) = &engines.matcher {
@@ -266,6 +267,12 @@ fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Res
         });
     }
     Ok(Opened { sets, statuses, stations, watched })
+}
+
+/// Levels of the catalogue's parts, where `recipe` asks for one.
+fn levels_for(recipe: &Recipe, ledger: &Ledger) -> Result<BTreeMap<String, QualityLevel>, LedgerError> {
+    let asks = recipe.matching.as_ref().is_some_and(|stage| stage.min_quality_level.is_some());
+    if asks { ledger.quality_levels() } else { Ok(BTreeMap::new()) }
 }
 
 /// The station's part index; a damaged generation that an older one stands in for is an operator's business.

@@ -1,5 +1,6 @@
 //! One frame from its bytes to its decision, on one worker's engines.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -21,7 +22,7 @@ use crate::matching::{AcceptRule, Learning, PartIndex};
 use crate::measure::{measure_colour, measure_size};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
-use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, Reason, Timings};
+use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
 
 /// What a station asks of its workers.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub struct Station {
     pub progress: notify::Progress,
     /// What decisions rest on, by index generation.
     pub provenances: Provenances,
+    /// The catalogue's levels as they were at the start; empty where the recipe does not ask.
+    pub quality_levels: Arc<BTreeMap<String, QualityLevel>>,
 }
 
 /// One frame on its way.
@@ -275,7 +278,9 @@ fn identify(
     match index.search_with(&embeddings, rule, learning) {
         Ok(matches) => {
             for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
-                item.matched = Some(index.fuse(matched, item.size_mm));
+                let mut matched = index.fuse(matched, item.size_mm);
+                matched.quality_level = station.quality_levels.get(&matched.part_id).copied();
+                item.matched = Some(matched);
             }
         }
         Err(error) => {

@@ -87,6 +87,9 @@ pub struct MatchEvidence {
     /// What the fit asks of it.
     #[serde(default)]
     pub required_probability: Option<f32>,
+    /// The catalogue's level of the part, where the recipe asks for one; `None` as well where the catalogue lacks it.
+    #[serde(default)]
+    pub quality_level: Option<super::QualityLevel>,
 }
 
 /// One located part within an inspection.

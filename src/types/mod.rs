@@ -3,10 +3,12 @@
 //! No I/O, no clock, no logging. Names and units follow `docs/glossary.md`.
 
 mod bbox;
+mod catalogue;
 mod digest;
 mod gpu_stat;
 mod image;
 mod inspection;
+mod kit;
 mod learned;
 mod measure;
 mod provider;
@@ -17,6 +19,7 @@ mod time;
 mod verdict;
 
 pub use bbox::BoundingBox;
+pub use catalogue::{AccessPolicy, Catalogue, Category, Color, Part, PartCard, PartRelation, QualityLevel};
 pub use digest::{Digest, DigestError};
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
@@ -24,6 +27,7 @@ pub use inspection::{
     AnomalyEvidence, ArtifactKind, ArtifactRef, Inspection, InspectionId, Item, MatchEvidence, RankedPart, Tier,
     Timings,
 };
+pub use kit::{Kit, KitLine, KitOrder, KitSession, KitTray, LowStock, Stock};
 pub use learned::LearnedTemplate;
 pub use measure::{ColourEvidence, SizeMm};
 pub use provider::Provider;

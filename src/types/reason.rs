@@ -32,6 +32,7 @@ pub enum Reason {
     ProbabilityLow,
     NotFitted,
     PartUnknown,
+    QualityLevelLow,
     IndexUnavailable,
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
@@ -43,7 +44,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 32] = [
+    pub const ALL: [Reason; 33] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -68,6 +69,7 @@ impl Reason {
         Reason::ProbabilityLow,
         Reason::NotFitted,
         Reason::PartUnknown,
+        Reason::QualityLevelLow,
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
@@ -106,6 +108,7 @@ impl Reason {
             Reason::ProbabilityLow => "match.probability_low",
             Reason::NotFitted => "match.not_fitted",
             Reason::PartUnknown => "match.unknown",
+            Reason::QualityLevelLow => "match.quality_level_low",
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
@@ -147,6 +150,9 @@ impl Reason {
                 "two parts that are known to be confused look about equally alike; a person must choose"
             }
             Reason::PartUnknown => "the part is not in the catalogue; add it, or see `loupe review unknowns`",
+            Reason::QualityLevelLow => {
+                "the catalogue is not sure enough of this part for the recipe; see `loupe catalog promote`"
+            }
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",

@@ -178,6 +178,7 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
         snapshot: Arc::new(move || snapshot.clone()),
         lookup: None,
         reviews: None,
+        kits: None,
         metrics,
         progress: vec![progress.clone()],
         clock: Clock::system(),

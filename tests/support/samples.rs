@@ -100,6 +100,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
         }],
         shares_group: false,
         delta_sha256: None,
+        quality_level: None,
     };
     Item {
         size_mm: None,
