@@ -161,12 +161,26 @@ fn the_kit_page_shows_a_complete_kit_and_orders_reach_the_running_daemon() {
         std::thread::yield_now();
     }
     let found = status();
+    let trays = succeed(&mut loupe_on(&["kit", "status", "open", "--json"])).stdout;
+    let trays: serde_json::Value = serde_json::from_slice(&trays).unwrap();
+    let code = trays["trays"][0]["code"].as_str().unwrap().to_owned();
     succeed(&mut loupe_on(&["kit", "undo-tray", "open", "--by", "kim"]));
     let after = status();
     let nowhere = loupe_on(&["kit", "start", "set", "--station", "nowhere", "--by", "kim"]).output().unwrap();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     assert_eq!((found, after), (1, 0));
+    // Killed with the session open: it goes on where it was, and is booked once.
+    succeed(&mut loupe_on(&["kit", "add", "open", &code]));
+    succeed(&mut loupe_on(&["kit", "finish", "open", "--by", "kim"]));
+    let stock = succeed(&mut loupe_on(&["inventory", "status", "--json"])).stdout;
+    let stock: serde_json::Value = serde_json::from_slice(&stock).unwrap();
+    assert_eq!(
+        (&stock["stock"][0]["part_number"], &stock["stock"][0]["quantity"]),
+        (&part.into(), &1.into()),
+        "{stock}"
+    );
+    succeed(&mut loupe_on(&["outbox", "verify"]));
     let said = String::from_utf8_lossy(&locked.stderr).into_owned();
     assert!(!locked.status.success() && said.contains("while the daemon is stopped"), "{said}");
     let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();

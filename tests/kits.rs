@@ -135,12 +135,11 @@ fn a_session_of_trays_counts_books_once_and_reaches_postgres_once() {
 }
 
 #[test]
-fn a_cut_off_writer_loses_no_tray_and_books_nothing_twice() {
+fn reopening_keeps_the_trays_and_books_nothing_twice() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = ledger_with(dir.path(), vec![line("3001", 2)]);
     let session = start(&ledger);
     ledger.commit(tray(1, &["3001"]), Vec::new()).unwrap();
-    // The handle goes without a close, as the process would.
     drop(ledger);
     let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
     ledger.commit(tray(2, &["3001"]), Vec::new()).unwrap();

@@ -52,9 +52,9 @@ impl Flow {
                     self.shift(kind, slot, &slot_from, &kind_from);
                     return true;
                 }
-                for other in 0..self.left.len() {
-                    if other != kind && kind_from[other].is_none() && self.flow[other][slot] > 0 {
-                        kind_from[other] = Some(slot);
+                for (other, from) in kind_from.iter_mut().enumerate() {
+                    if other != kind && from.is_none() && self.flow[other][slot] > 0 {
+                        *from = Some(slot);
                         queue.push_back(other);
                     }
                 }
