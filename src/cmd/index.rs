@@ -17,12 +17,15 @@ use crate::ledger::LedgerReader;
 use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, Outline,
-    PartIndex, Phase, Query, RECALL_TARGET_DEFAULT, Sizes, Template, evaluate, index_name, learned_view, verify,
+    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, Outline, PartIndex, Phase,
+    Query, RECALL_TARGET_DEFAULT, Sizes, Template, evaluate, index_name, learned_view, verify,
 };
 use crate::measure;
 use crate::types::{BoundingBox, Image, LearnedTemplate};
 
+/// Share of the templates kept in memory as far as the budget goes: all of a small catalogue, whose stage 1 is then
+/// exhaustive.
+const L1_RATIO_CLI: f32 = 1.0;
 /// Crops embedded in one call.
 const EMBED_BATCH: usize = 16;
 /// Side of the square that crops are letterboxed to, px.
@@ -90,7 +93,7 @@ struct BuildArgs {
     #[arg(long, default_value_t = CROP_MARGIN_DEFAULT)]
     crop_margin: f32,
     /// Share of the templates kept in memory, 0 to 1.
-    #[arg(long, default_value_t = L1_RATIO_DEFAULT)]
+    #[arg(long, default_value_t = L1_RATIO_CLI)]
     l1_ratio: f32,
     /// Most memory for them, in bytes.
     #[arg(long, default_value_t = L1_BYTES_MAX_DEFAULT)]
@@ -180,7 +183,7 @@ pub fn build_catalogue(parts: &Path, out: &Path, model: &Path) -> anyhow::Result
         model: model.to_owned(),
         input_px: INPUT_PX_DEFAULT,
         crop_margin: CROP_MARGIN_DEFAULT,
-        l1_ratio: L1_RATIO_DEFAULT,
+        l1_ratio: L1_RATIO_CLI,
         l1_bytes_max: L1_BYTES_MAX_DEFAULT,
         recall_target: RECALL_TARGET_DEFAULT,
         with_delta: None,

@@ -5,12 +5,11 @@
 //! memory-mapped vectors. Thread: the caller's. Overload: at most `limits::DUPLICATE_PAIRS_MAX` pairs are kept, the most
 //! alike; more are counted.
 
-
 use serde::Serialize;
 
-use super::kernel::similarities;
-use super::ids::TemplateRef;
 use super::PartIndex;
+use super::ids::TemplateRef;
+use super::kernel::similarities;
 use crate::limits::DUPLICATE_PAIRS_MAX;
 
 /// Templates compared at once with a block of others: 64 × 512 cosines are 128 KiB.

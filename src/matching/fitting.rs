@@ -94,8 +94,9 @@ fn scorer(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Scorer {
         even.iter().map(|e| outcome(e, &of_odd)).chain(odd.iter().map(|e| outcome(e, &of_even))).collect();
     let (threshold, part_thresholds) = thresholds(&outcomes, f64::from(target_error));
     let is_accepted = |o: &&Outcome<'_>| o.probability > part_thresholds.get(o.part_id).copied().unwrap_or(threshold);
-    let weight_of =
-        |wanted: &dyn Fn(&&Outcome<'_>) -> bool| -> f64 { outcomes.iter().filter(wanted).map(|o| o.weight).sum::<f64>().max(0.0) };
+    let weight_of = |wanted: &dyn Fn(&&Outcome<'_>) -> bool| -> f64 {
+        outcomes.iter().filter(wanted).map(|o| o.weight).sum::<f64>().max(0.0)
+    };
     let (all, accepted) = (weight_of(&|_| true), weight_of(&|o| is_accepted(o)));
     let wrong = weight_of(&|o| is_accepted(o) && !o.is_right);
     let (weights, curve) = learn_curved(&examples);

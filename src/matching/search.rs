@@ -1,7 +1,7 @@
 //! Two-stage search: an embedding → the catalogue part it shows.
 //!
 //! Stage 1 compares with every template of L1 (RAM). It answers alone only when the best template is similar enough, the
-//! best *other part* is far enough behind, and L1 shows every part; else stage 2 searches L2 (memory-mapped) and both
+//! best *other part* is far enough behind, and L1 shows every part, or when L1 holds every template; else stage 2 searches L2 (memory-mapped) and both
 //! results are merged, one template a part, by exact cosine: L2 keeps the vectors themselves, so nothing is approximate
 //! but which lists are visited.
 //!
@@ -28,6 +28,7 @@ pub struct PartIndex {
     pub(super) generation: Generation,
     quarantined: Option<Quarantined>,
     hot_covers_all_parts: bool,
+    hot_is_all: bool,
     /// With the digest of its file.
     pub(super) fit: Option<(Fit, Digest)>,
 }
@@ -61,7 +62,8 @@ impl PartIndex {
     #[must_use]
     pub fn of(generation: Generation, quarantined: Option<Quarantined>) -> Self {
         let hot_covers_all_parts = generation.ids.hot_covers_all_parts();
-        Self { generation, quarantined, hot_covers_all_parts, fit: None }
+        let hot_is_all = generation.ids.hot().len() == generation.ids.len();
+        Self { generation, quarantined, hot_covers_all_parts, hot_is_all, fit: None }
     }
 
     /// The best parts for each of `embeddings`, `[N, dim]`; one answer each, in order. Times are those of the batch,
@@ -242,6 +244,9 @@ impl PartIndex {
     }
 
     fn hot_answers(&self, top: &TopParts, rule: AcceptRule, group_margin: f32, names: &Names<'_>) -> bool {
+        if self.hot_is_all {
+            return true; // exhaustive already: stage 2 could add nothing
+        }
         self.hot_covers_all_parts
             && rule.accepts(top.parts())
             && (rank::margin(top.parts()) >= group_margin || !names.share_group(top.parts()))
