@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use loupe::matching::{
-    AcceptRule, BuildOptions, Delta, Embedding, Groups, IndexBuilder, Learning, MatchError, PartIndex, Template,
-    learned_view, verify,
+    AcceptRule, BuildOptions, CANDIDATES, Delta, Embedding, Groups, IndexBuilder, Learning, MatchError, PartIndex,
+    Template, learned_view, verify,
 };
 use loupe::types::{BoundingBox, Digest, InspectionId, LearnedTemplate, Tier};
 use proptest::prelude::*;
@@ -127,7 +127,7 @@ fn the_hot_tier_answers_alone_only_when_sure() {
             assert!(evidence.similarity >= 0.8 && evidence.margin >= 0.1 && evidence.tier == Tier::L1);
             assert_eq!(evidence.stage2_ms, 0.0);
         }
-        assert_eq!(evidence.top_k.len(), 5);
+        assert_eq!(evidence.top_k.len(), CANDIDATES);
         assert_ne!(evidence.second_part_id.as_ref(), Some(&evidence.part_id), "the margin is to another part");
         assert!((evidence.margin - (evidence.similarity - evidence.second_similarity.unwrap())).abs() < 1e-6);
     }
@@ -444,7 +444,7 @@ proptest! {
         let queries = catalogue.queries(seed + 1, 9, 1.0);
         for (evidence, query) in index.search(&queries, STRICT).unwrap().iter().zip(queries.chunks(dim)) {
             let wanted = catalogue.brute_force(query);
-            prop_assert_eq!(evidence.top_k.len(), wanted.len().min(5));
+            prop_assert_eq!(evidence.top_k.len(), wanted.len().min(CANDIDATES));
             for (got, (_, similarity)) in evidence.top_k.iter().zip(&wanted) {
                 prop_assert!((got.similarity - similarity).abs() < 1e-4);
             }

@@ -17,6 +17,8 @@ const SIZE_MM_MAX: f64 = 100_000.0;
 pub struct Checker {
     batch: Catalogue,
     faults: Vec<Fault>,
+    /// Pairs that name a part this catalogue lacks: lists of look-alikes are wider than one site's catalogue.
+    skipped: Vec<String>,
     /// Where each key stood first: a second one is a fault.
     seen: BTreeMap<String, String>,
     parts: BTreeSet<String>,
@@ -33,6 +35,7 @@ impl Checker {
         Self {
             batch: Catalogue::default(),
             faults: Vec::new(),
+            skipped: Vec::new(),
             seen: BTreeMap::new(),
             parts: known.parts.iter().map(|part| part.part_number.clone()).collect(),
             colors: known.colors.iter().map(|color| color.color_id).collect(),
@@ -98,7 +101,8 @@ impl Checker {
         let Some(relation) = self.take(row, relation(row)) else { return };
         for part in [&relation.part_number, &relation.related_part_number] {
             if !self.parts.contains(part) {
-                self.fault(row, format!("part `{part}` is not in the catalogue; import the parts first or with it"));
+                let note = format!("{}: {}: part `{part}` is not in the catalogue", row.file, row.place);
+                self.skipped.push(note);
                 return;
             }
         }
@@ -164,7 +168,7 @@ impl Checker {
 
     /// The catalogue, and what is wrong with it.
     #[must_use]
-    pub fn finish(mut self) -> (Catalogue, Vec<Fault>) {
+    pub fn finish(mut self) -> (Catalogue, Vec<Fault>, Vec<String>) {
         for (row, code) in std::mem::take(&mut self.category_rows) {
             self.check_parents(&row, &code);
         }
@@ -176,7 +180,7 @@ impl Checker {
             }
             self.batch.kits.push(kit);
         }
-        (self.batch, self.faults)
+        (self.batch, self.faults, self.skipped)
     }
 
     fn check_parents(&mut self, row: &Row, code: &str) {

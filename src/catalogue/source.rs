@@ -30,6 +30,8 @@ pub struct Imported {
     pub rows: usize,
     /// `file: columns` that nothing reads.
     pub ignored: Vec<String>,
+    /// Rows that were left out, with file, place and reason.
+    pub skipped: Vec<String>,
 }
 
 /// Read and check `path` against `known`, what the ledger holds.
@@ -78,7 +80,11 @@ pub fn read(path: &Path, known: &Catalogue) -> Result<Imported, CatalogueError> 
             }
         }
     }
-    let (batch, found) = checker.finish();
+    let (batch, found, skipped) = checker.finish();
     faults.extend(found);
-    if faults.is_empty() { Ok(Imported { batch, files, rows, ignored }) } else { Err(CatalogueError { faults }) }
+    if faults.is_empty() {
+        Ok(Imported { batch, files, rows, ignored, skipped })
+    } else {
+        Err(CatalogueError { faults })
+    }
 }

@@ -126,7 +126,7 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
     }
     if args.place.json {
         let document = json!({ "dry_run": args.dry_run, "rows": imported.rows, "files": imported.files,
-            "ignored_columns": imported.ignored, "summary": summary, "faults": [] });
+            "ignored_columns": imported.ignored, "skipped": imported.skipped, "summary": summary, "faults": [] });
         println!("{}", serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
@@ -142,6 +142,9 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
     }
     for columns in &imported.ignored {
         println!("ignored columns in {columns}");
+    }
+    for row in &imported.skipped {
+        println!("skipped {row}");
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub use ids::{Template, TemplateIds, TemplateRef};
 pub use live::LiveIndex;
 pub use manifest::{ColdTier, Embedding, FileEntry, HotTier, Manifest};
 pub use outline::Outline;
-pub use rank::AcceptRule;
+pub use rank::{AcceptRule, CANDIDATES};
 pub use search::PartIndex;
 pub use sizes::Sizes;
 pub use store::Quarantined;
