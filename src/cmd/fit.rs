@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long)]
     root: PathBuf,
     /// Folder of the embedding model; it must be the one the index was built with.
-    #[arg(long, default_value = "models/partnet")]
+    #[arg(long, default_value = "models/mobilenetv2")]
     model: PathBuf,
     /// Share of wrong names among the accepted that you put up with, 0 to 1.
     #[arg(long, default_value_t = 0.001)]

@@ -134,7 +134,7 @@ fn zipf_rate(queries: &[Query<'_>], found: &[MatchEvidence]) -> f64 {
     }
     let weight = |query: &Query<'_>| 1.0 / (rank_of[query.part_id] as f64 * count_of[query.part_id] as f64);
     let total: f64 = queries.iter().map(weight).sum();
-    queries.iter().zip(found).filter(|(_, e)| e.entered_stage2).map(|(q, _)| weight(q)).sum::<f64>() / total
+    queries.iter().zip(found).filter(|(_, e)| e.entered_stage2).map(|(q, _)| weight(q)).sum::<f64>().max(0.0) / total
 }
 
 /// Every tenth part in turn is taken out of the candidates; its queries are then unknown, the others known. Mean area
