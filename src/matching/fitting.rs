@@ -259,8 +259,9 @@ fn solve(mut a: [[f64; FEATURES]; FEATURES], mut b: [f64; FEATURES]) -> Option<[
         b.swap(column, pivot);
         for row in column + 1..FEATURES {
             let factor = a[row][column] / a[column][column];
-            for k in column..FEATURES {
-                a[row][k] -= factor * a[column][k];
+            let pivot_row = a[column];
+            for (value, pivot) in a[row].iter_mut().zip(pivot_row).skip(column) {
+                *value -= factor * pivot;
             }
             b[row] -= factor * b[column];
         }

@@ -212,7 +212,8 @@ mod tests {
             BoundingBox::new(-10.0, -10.0, 5.0, 5.0),
             BoundingBox::new(79.0, 59.0, 200.0, 200.0),
         ] {
-            let _ = measure_colour(&image, &bbox, [1.0; 3], &table());
+            let seen = measure_colour(&image, &bbox, [1.0; 3], &table());
+            assert!(seen.is_none_or(|seen| seen.delta_e.is_finite()));
         }
         assert!(measure_colour(&image, &BOX, [1.0; 3], &ColourTable::default()).is_none());
     }
