@@ -88,7 +88,7 @@ impl Manifest {
         bytes
     }
 
-    /// The document's format where it is another than [`FORMAT`]; `None` also for what is no manifest at all.
+    /// The document's format where it is another than the current one; `None` also for what is no manifest at all.
     #[must_use]
     pub fn other_format(bytes: &[u8]) -> Option<u64> {
         let document: serde_json::Value = serde_json::from_slice(bytes).ok()?;

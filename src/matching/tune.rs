@@ -8,7 +8,7 @@
 //!
 //! One exhaustive search of the probes is enough for every number of lists: a query finds its nearest template when the
 //! list that holds it is among those visited, so the rank of that list says from where on it is found.
-//! Thread: one a core. Overload: the work is bounded by [`PRODUCTS_MAX`]; larger catalogues get fewer probes.
+//! Thread: one a core. Overload: the work is bounded by `PRODUCTS_MAX`; larger catalogues get fewer probes.
 
 use super::clusters::Clusters;
 use super::kernel;
