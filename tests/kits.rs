@@ -197,7 +197,7 @@ fn every_bad_file_is_refused_with_its_line_and_nothing_is_imported() {
         ("negative.csv", b"part_num,name,size_x_ldu\n1,One,-20\n2,Two,0\n3,Three,NaN\n", &["line 2: `length_ldu` is -20", "line 3", "line 4"]),
         ("circle.csv", b"code,name,parent\na,A,b\nb,B,c\nc,C,a\n", &["line 2: the parents go round in a circle"]),
         ("orphan.csv", b"code,name,parent\na,A,zz\n", &["line 2: the parent `zz` of category `a` does not exist"]),
-        ("pairs.csv", b"part_a,part_b,mean_cosine_same_view\n1,2,0.9\n", &["line 2: part `1` is not in the catalogue"]),
+        ("pairs.csv", b"part_a,part_b,mean_cosine_same_view\n1,1,0.9\n1,2,7\n", &["line 2: part `1` is paired with itself", "line 3: `similarity` is 7"]),
         ("colors.csv", b"ldraw_code,name,rgb_hex\n1,Blue,12345\nx,Red,FF0000\n", &["line 2: `rgb` is", "line 3: `color_id` is `x`"]),
         ("parts.json", b"{\"parts\": [{\"part_number\": \"1\", \"name_en\": \"One\"}, {\"part_number\": \"\", \"name_en\": \"\"}]}", &["parts[1]: `part_number` is empty"]),
         ("broken.json", b"{\n\"parts\": [\n", &["line 3: is no JSON"]),
