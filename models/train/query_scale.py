@@ -1,7 +1,7 @@
 """The true scale of rendered query views: replays the renderer's gen.py without drawing and writes queries.csv again
 with a column px_per_mm, as a calibrated camera would know it.
 
-    query_scale.py --tools DIR --library DIR --parts parts.csv --queries queries.csv --out scaled.csv
+    query_scale.py --tools DIR --geometry DIR --parts parts.csv --queries queries.csv --out scaled.csv
 
 gen.py draws every random number from a generator seeded with the part; what it draws does not depend on the pixels,
 so the same numbers come again when nothing is rendered.
@@ -30,10 +30,10 @@ def px_per_ldu(ld, mesh, rotation, camera, up, field, size, fill):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("tools", "library", "parts", "queries", "out"):
+    for name in ("tools", "geometry", "parts", "queries", "out"):
         a.add_argument("--" + name, required=True)
     a = a.parse_args()
-    os.environ["LDRAW_LIB"], os.environ["LDRAW_PARTS"] = a.library, a.parts
+    os.environ["LDRAW_LIB"], os.environ["LDRAW_PARTS"] = a.geometry, a.parts
     sys.path.insert(0, a.tools)
     import bg
     import ldrender as ld

@@ -1,8 +1,8 @@
 """Renders training views of catalogue parts from LDraw geometry: colour, coverage and shadow, no background.
 
-    render.py --tools DIR --library DIR --parts parts.csv --out views/ --salt loupe-1 --views 44 --top 12
+    render.py --tools DIR --geometry DIR --parts parts.csv --out views/ --salt loupe-1 --views 44 --top 12
 
-`--tools` is the folder with the LDraw renderer (ldrender.py), `--library` the LDraw part files it reads.
+`--tools` is the folder with the LDraw renderer (ldrender.py), `--geometry` the LDraw part files it reads.
 One file a part: views/PART.npz with `views` [n, size, size, 5] uint8 (r, g, b premultiplied, coverage, shadow)
 and `pose` [n]. Views are drawn from a generator seeded with the part number and the salt, so a run can be
 repeated, and a salt that is not empty never repeats the views of a set rendered without one.
@@ -20,7 +20,7 @@ import numpy as np
 def arguments():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--tools", required=True)
-    a.add_argument("--library", required=True)
+    a.add_argument("--geometry", required=True)
     a.add_argument("--parts", required=True, help="CSV with a column part_num")
     a.add_argument("--out", required=True)
     a.add_argument("--salt", default="loupe-1")
@@ -67,7 +67,7 @@ def view(ld, renderer, rng, mesh, size, colours, top):
 
 def main():
     a = arguments()
-    os.environ["LDRAW_LIB"] = a.library
+    os.environ["LDRAW_LIB"] = a.geometry
     sys.path.insert(0, a.tools)
     import ldrender as ld
 
