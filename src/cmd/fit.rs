@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::index::{embed_all, grown_within, query_of};
-use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
-use crate::matching::{AcceptRule, FitRow, PartIndex, Scorer, catalogue, fitting};
-use crate::types::Image;
+use super::index::{Known, embed_known, query_of};
+use crate::matching::{AcceptRule, FitRow, Scorer, fitting};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -45,16 +43,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             return Err(Failure::usage(anyhow::anyhow!("--{name} is {value}; it must be 0 or more and below 1")).into());
         }
     }
-    let rows = catalogue::read_queries(&args.queries)?;
-    let index = PartIndex::open(&args.index)?;
-    let manifest = ModelManifest::load(&args.model)?;
-    let runtime = Runtime::load(args.onnxruntime.as_deref())?;
-    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
-    index.require_model(model.embedding_dim(), manifest.sha256())?;
-    let embedding = &index.manifest().embedding;
-    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
-    let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
-    let vectors = embed_all(&mut model, &sources, area, embedding.input_px, &args.queries)?;
+    let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
+    let Known { index, rows, vectors } = known;
     // A rule that nothing meets: both tiers are searched.
     let everything = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
     let answers = index.search(&vectors, everything)?;

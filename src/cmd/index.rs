@@ -339,19 +339,8 @@ fn count_moves(before: &Outline, after: &Outline, moves: &mut Moves) {
 
 fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     set_threads(1);
-    let rows = catalogue::read_queries(&args.queries)?;
-    let index = PartIndex::open(&args.index)?;
-    if let Some(quarantined) = index.quarantined() {
-        eprintln!("the live generation was damaged ({}); {quarantined}; the previous one serves", quarantined.fault);
-    }
-    let manifest = ModelManifest::load(&args.model)?;
-    let runtime = Runtime::load(args.onnxruntime.as_deref())?;
-    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
-    index.require_model(model.embedding_dim(), manifest.sha256())?;
-    let embedding = &index.manifest().embedding;
-    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
-    let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
-    let vectors = embed_all(&mut model, &sources, area, embedding.input_px, &args.queries)?;
+    let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
+    let Known { index, rows, vectors } = known;
     let queries: Vec<Query<'_>> = rows.iter().map(|row| query_of(row)).collect();
     let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
     let result = evaluate(&index, &vectors, &queries, rule)?;
@@ -403,6 +392,38 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Pictures whose part is known, embedded as the index they are compared with.
+pub(super) struct Known {
+    pub index: PartIndex,
+    pub rows: Vec<QueryRow>,
+    /// `[rows, dim]`.
+    pub vectors: Vec<f32>,
+}
+
+/// Open the index in `dir` and embed the pictures of the CSV file `queries`, which start from the folder `root`.
+pub(super) fn embed_known(
+    dir: &Path,
+    queries: &Path,
+    root: &Path,
+    model: &Path,
+    onnxruntime: Option<&Path>,
+) -> anyhow::Result<Known> {
+    let rows = catalogue::read_queries(queries)?;
+    let index = PartIndex::open(dir)?;
+    if let Some(quarantined) = index.quarantined() {
+        eprintln!("the live generation was damaged ({}); {quarantined}; the previous one serves", quarantined.fault);
+    }
+    let manifest = ModelManifest::load(model)?;
+    let runtime = Runtime::load(onnxruntime)?;
+    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
+    index.require_model(model.embedding_dim(), manifest.sha256())?;
+    let embedding = &index.manifest().embedding;
+    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, root.join(&row.file))).collect();
+    let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
+    let vectors = embed_all(&mut model, &sources, area, embedding.input_px, queries)?;
+    Ok(Known { index, rows, vectors })
+}
+
 /// What a row of the queries shows, with its true size where the file has the scale.
 pub(super) fn query_of(row: &QueryRow) -> Query<'_> {
     let size_mm = row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale));
@@ -440,7 +461,7 @@ impl BuildProgress {
 }
 
 /// Read and embed pictures, `area` of each; `[n, dim]`. Every unreadable one is reported with its line of `csv`.
-pub(super) fn embed_all(
+fn embed_all(
     model: &mut FeatureModel,
     sources: &[(u64, PathBuf)],
     area: impl Fn(usize, &Image) -> BoundingBox,
@@ -473,7 +494,7 @@ pub(super) fn embed_all(
     if faults.is_empty() { Ok(vectors) } else { Err(CatalogueError { path: csv.to_owned(), faults }.into()) }
 }
 
-pub(super) fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {
+fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {
     bbox.grown(margin).clamped(image.width_px(), image.height_px())
 }
 

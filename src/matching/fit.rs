@@ -138,6 +138,11 @@ impl Fit {
         dir.join(FOLDER).join(format!("{name}.json"))
     }
 
+    /// Digest of the fit's file of the generation `name` in the index folder `dir`; `None` where none can be read.
+    pub(super) fn stored_sha256(dir: &Path, name: &str) -> Option<Digest> {
+        std::fs::read(Self::path(dir, name)).ok().map(|bytes| Digest::of(&bytes))
+    }
+
     /// The fit of a generation and the digest of its file; `None` where there is none.
     ///
     /// # Errors

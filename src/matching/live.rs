@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::MatchError;
+use super::fit::Fit;
 use super::search::PartIndex;
 use super::store;
 use crate::types::Digest;
@@ -34,8 +35,8 @@ struct Shared {
 struct Refreshing {
     /// Out of service, maybe still searched.
     retired: Vec<Arc<PartIndex>>,
-    /// What `CURRENT` named when it could not enter service: tried once, not each second.
-    refused: Option<String>,
+    /// The generation and the fit that could not enter service: tried once, not each second.
+    refused: Option<(String, Option<Digest>)>,
 }
 
 impl LiveIndex {
@@ -55,7 +56,7 @@ impl LiveIndex {
         Arc::clone(&self.shared.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Put the generation that `CURRENT` names into service when it is another one; its digest, or `None` when there is
+    /// Put the generation that `CURRENT` names into service when it, or its fit, is another one; its digest, or `None` when there is
     /// nothing new.
     ///
     /// # Errors
@@ -76,17 +77,18 @@ impl LiveIndex {
         state.retired.retain(|index| Arc::strong_count(index) > 1);
         let name = store::current_name(&self.shared.root)?;
         let serving = self.current();
-        if serving.generation_name() == name {
+        let fit_sha256 = Fit::stored_sha256(&self.shared.root, &name);
+        if serving.generation_name() == name && serving.fit_sha256() == fit_sha256 {
             state.refused = None;
             return Ok(None);
         }
-        if state.refused.as_ref() == Some(&name) {
+        if state.refused.as_ref().is_some_and(|(refused, fit)| *refused == name && *fit == fit_sha256) {
             return Ok(None);
         }
         let next = match self.open_next(&name, &serving) {
             Ok(next) => next,
             Err(error) => {
-                state.refused = Some(name);
+                state.refused = Some((name, fit_sha256));
                 return Err(error.into());
             }
         };
@@ -110,7 +112,9 @@ impl LiveIndex {
 #[cfg(test)]
 mod tests {
     use super::LiveIndex;
-    use crate::matching::{AcceptRule, BuildOptions, Embedding, IndexBuilder, MatchError, Template};
+    use crate::matching::{
+        AcceptRule, BuildOptions, Embedding, FitRow, IndexBuilder, MatchError, Scored, Template, fitting,
+    };
     use crate::types::Digest;
 
     const RULE: AcceptRule = AcceptRule { accept_similarity: 0.5, accept_margin: 0.1 };
@@ -129,6 +133,30 @@ mod tests {
 
     fn answer(live: &LiveIndex) -> String {
         live.current().search(&[0.9, 0.1], RULE).unwrap()[0].part_id.clone()
+    }
+
+    #[test]
+    fn a_new_fit_of_the_serving_generation_takes_over_and_a_broken_one_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        build(root.path(), "one", b"model");
+        let live = LiveIndex::open(root.path()).unwrap();
+        let serving = live.current();
+        assert!(serving.fit().is_none());
+        let candidates = [("one", 0.9), ("other", 0.1)];
+        let scored = |similarity| Scored { similarity, size_log: None, is_rival: false };
+        let row = FitRow {
+            part_id: "one".to_owned(),
+            candidates: candidates.map(|(part, similarity)| (part.to_owned(), scored(similarity))).to_vec(),
+        };
+        let fit = fitting::fit(serving.generation_sha256(), &vec![row; 60], 0.1, 0.01).unwrap();
+        let path = fit.store(root.path(), &serving.generation_name()).unwrap();
+        assert_eq!(live.refresh().unwrap(), Some(serving.generation_sha256()));
+        assert_eq!(live.current().fit(), Some(&fit));
+        assert_eq!(live.refresh().unwrap(), None, "nothing new");
+        std::fs::write(&path, "{").unwrap();
+        assert!(live.refresh().is_err());
+        assert_eq!(live.refresh().unwrap(), None, "tried once");
+        assert_eq!(live.current().fit(), Some(&fit));
     }
 
     #[test]

@@ -38,6 +38,9 @@ impl Provenance {
     }
 }
 
+/// A generation, and its fit where it has one.
+type Serving = (Digest, Option<Digest>);
+
 /// The registered provenance of one station for each index generation that was in service since the start; clones share it.
 ///
 /// Invariant: a generation's record is on disk and in here before a worker can search the generation.
@@ -46,22 +49,27 @@ pub struct Provenances {
     /// What stays the same; its `generation_sha256` is that of the start.
     base: Arc<Provenance>,
     first: Digest,
-    by_generation: Arc<RwLock<BTreeMap<Digest, Digest>>>,
+    /// By generation and its fit.
+    by_generation: Arc<RwLock<BTreeMap<Serving, Digest>>>,
 }
 
 impl Provenances {
     /// `first`: digest of `base`, which is registered.
     #[must_use]
     pub fn new(base: Provenance, first: Digest) -> Self {
-        let known = base.generation_sha256.map(|generation| (generation, first)).into_iter().collect();
+        let known = base
+            .generation_sha256
+            .map(|generation| ((generation, base.calibration_sha256s.get(FIT_CALIBRATION).copied()), first))
+            .into_iter()
+            .collect();
         Self { base: Arc::new(base), first, by_generation: Arc::new(RwLock::new(known)) }
     }
 
-    /// Digest of the record for decisions that rest on this generation.
+    /// Digest of the record for decisions that rest on this generation and its fit.
     #[must_use]
-    pub fn of(&self, generation_sha256: Option<Digest>) -> Digest {
+    pub fn of(&self, generation: Option<(Digest, Option<Digest>)>) -> Digest {
         let known = self.by_generation.read().unwrap_or_else(PoisonError::into_inner);
-        generation_sha256.and_then(|generation| known.get(&generation).copied()).unwrap_or(self.first)
+        generation.and_then(|generation| known.get(&generation).copied()).unwrap_or(self.first)
     }
 
     /// Make the record for another generation, with its own fit, known; `register` stores it and gives its digest.
@@ -78,7 +86,10 @@ impl Provenances {
         record.calibration_sha256s.remove(FIT_CALIBRATION);
         record.calibration_sha256s.extend(fit_sha256.map(|sha256| (FIT_CALIBRATION.to_owned(), sha256)));
         let sha256 = register(&record.canonical_json())?;
-        self.by_generation.write().unwrap_or_else(PoisonError::into_inner).insert(generation_sha256, sha256);
+        self.by_generation
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert((generation_sha256, fit_sha256), sha256);
         Ok(())
     }
 }
@@ -125,11 +136,11 @@ mod tests {
             .unwrap();
         assert!(record.contains(&Digest::of(b"fit").to_string()), "{record}");
         assert!(record.contains(&new.to_string()) && !record.contains(&old.to_string()), "{record}");
-        assert_eq!(provenances.of(Some(old)), first);
-        assert_eq!(provenances.of(Some(new)), Digest::of(record.as_bytes()));
+        assert_eq!(provenances.of(Some((old, None))), first);
+        assert_eq!(provenances.of(Some((new, Some(Digest::of(b"fit"))))), Digest::of(record.as_bytes()));
         assert_eq!(provenances.of(None), first);
         let third = Digest::of(b"third");
         assert!(provenances.add(third, None, |_| Err(())).is_err(), "what could not be stored is not known");
-        assert_eq!(provenances.of(Some(third)), first);
+        assert_eq!(provenances.of(Some((third, None))), first);
     }
 }

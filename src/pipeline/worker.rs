@@ -128,7 +128,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         width_px,
         height_px,
         frame_sha256: decoded.sha256,
-        provenance_sha256: station.provenances.of(index.map(|index| index.generation_sha256())),
+        provenance_sha256: station.provenances.of(index.map(|index| (index.generation_sha256(), index.fit_sha256()))),
         verdict,
         reasons,
         anomaly: found.evidence.anomaly,
