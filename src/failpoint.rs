@@ -21,7 +21,6 @@ pub const ALL: &[&str] = &[
     "ledger.open.created",
     "ledger.open.identified",
     "ledger.migrate.before",
-    "ledger.migrate.step",
     "ledger.migrate.after",
     "ledger.run.begun",
     "ledger.recover.checked",

@@ -58,8 +58,7 @@ fn temporary_dir(state_dir: &Path) -> PathBuf {
 
 /// Make the folders.
 pub(super) fn prepare(state_dir: &Path) -> Result<(), LedgerError> {
-    let dir = temporary_dir(state_dir);
-    fs::create_dir_all(&dir).map_err(LedgerError::io("create", &dir))
+    create_durably(&temporary_dir(state_dir))
 }
 
 /// `YYYY/MM/DD` of a time, in the device's time zone.
@@ -234,7 +233,7 @@ pub(super) fn remove_leftovers(connection: &Connection, state_dir: &Path) -> Res
     for day in newest_days(&artifacts_dir(state_dir))? {
         let dir = artifacts_dir(state_dir).join(&day);
         // A run killed between making a folder and syncing its parent left a name that a power cut could still take.
-        dir.ancestors().take_while(|above| *above != state_dir).try_for_each(sync_dir)?;
+        dir.ancestors().take_while(|above| above.starts_with(state_dir)).try_for_each(sync_dir)?;
         let known =
             paths_of_day(connection, &day).map_err(LedgerError::sqlite(&super::store::database_path(state_dir)))?;
         for name in names(&dir)? {

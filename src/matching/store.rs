@@ -188,6 +188,21 @@ pub(super) fn remove(dir: &Path) -> Result<(), MatchError> {
     }
 }
 
+/// `create_dir_all` whose new names survive a power cut.
+pub(super) fn make_durably(dir: &Path) -> Result<(), MatchError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    make_durably(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made.map_err(MatchError::io("make", dir))?,
+    }
+    sync_dir(parent)
+}
+
 pub(super) fn sync_dir(dir: &Path) -> Result<(), MatchError> {
     sync_file(dir)
 }

@@ -29,7 +29,6 @@ const FIRST_START: &[&str] = &[
     "ledger.open.created",
     "ledger.open.identified",
     "ledger.migrate.before",
-    "ledger.migrate.step",
     "ledger.migrate.after",
 ];
 
