@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use super::MatchError;
 use super::generation::{self, Generation};
 use super::proof::{self, Proof};
+use crate::failpoint;
 
 pub const CURRENT_FILE: &str = "CURRENT";
 pub const PREVIOUS_FILE: &str = "PREVIOUS";
@@ -136,12 +137,15 @@ pub(super) fn publish(root: &Path, staged: &Path, name: &str, proof: &Proof) -> 
             quarantine(root, name, "its content did not match its name when it was built again");
         }
         sync_dir(staged)?;
+        failpoint::hit("index.staged");
         fs::rename(staged, &target).map_err(MatchError::io("rename", staged))?;
+        failpoint::hit("index.renamed");
         sync_dir(root)?;
         // Renaming a directory changes nothing of the files in it, so what was proved of them still holds.
         proof.save(&target);
     }
     point_to(root, name)?;
+    failpoint::hit("index.published");
     prune(root, name)?;
     Ok(target)
 }
@@ -162,7 +166,9 @@ pub(super) fn point_to(root: &Path, name: &str) -> Result<(), MatchError> {
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), MatchError> {
     let write = || -> std::io::Result<()> {
         let mut file = File::create(path)?;
+        failpoint::io("index.file.created")?;
         file.write_all(bytes)?;
+        failpoint::hit("index.file.written");
         file.sync_all()
     };
     write().map_err(MatchError::io("write", path))
@@ -189,7 +195,9 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), MatchError> {
 fn write_pointer(root: &Path, file: &str, name: &str) -> Result<(), MatchError> {
     let temporary = root.join(format!(".{file}.tmp"));
     write_synced(&temporary, format!("{name}\n").as_bytes())?;
+    failpoint::hit("index.pointer.written");
     fs::rename(&temporary, root.join(file)).map_err(MatchError::io("rename", &temporary))?;
+    failpoint::hit("index.pointer.renamed");
     sync_dir(root)
 }
 
@@ -224,6 +232,7 @@ fn prune(root: &Path, live: &str) -> Result<(), MatchError> {
         let builder = name.strip_prefix(STAGED_PREFIX);
         let is_abandoned = builder.is_some_and(|process| !Path::new("/proc").join(process).exists());
         if is_old || is_abandoned {
+            failpoint::hit("index.prune");
             remove(&entry.path())?;
         }
     }

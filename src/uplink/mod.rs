@@ -155,6 +155,7 @@ impl Worker {
                 Err(UplinkError::Ledger(LedgerError::Stopped)) => break,
                 Err(error) => {
                     self.courier = None;
+                    crate::failpoint::hit("uplink.reconnect");
                     let pause = backoff(failures, fastrand::f64());
                     failures = failures.saturating_add(1);
                     warn!(%error, retry_in_s = pause.as_secs_f32(), "nothing was delivered");
