@@ -26,6 +26,9 @@ const APPLICATION_ID: i32 = 0x4c4f_5550;
 /// How long a reader waits for the writer's checkpoint.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Holds what a restore has unpacked; while it is there, the folder is no ledger.
+pub const RESTORE_MARKER: &str = "restore.partial";
+
 /// Path of the ledger's file in a state folder.
 #[must_use]
 pub fn database_path(state_dir: &Path) -> PathBuf {
@@ -53,6 +56,7 @@ pub struct Meta {
 pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError> {
     artifacts::create_durably(state_dir)?;
     let lock = lock(state_dir)?;
+    refuse_half_restored(state_dir)?;
     let path = database_path(state_dir);
     let on_sqlite = LedgerError::sqlite(&path);
     let mut connection = Connection::open(&path).map_err(&on_sqlite)?;
@@ -71,6 +75,9 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
         )
         .map_err(&on_sqlite)?;
     connection.set_prepared_statement_cache_capacity(32);
+    if !is_new {
+        refuse_newer(&connection, &path)?;
+    }
     migrate(&mut connection, &path)?;
     let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
     failpoint::hit("ledger.run.begun");
@@ -83,6 +90,7 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
 
 /// Open the ledger below `state_dir` for reading only.
 pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerError> {
+    refuse_half_restored(state_dir)?;
     let path = database_path(state_dir);
     if !path.exists() {
         return Err(LedgerError::Missing { path });
@@ -91,9 +99,43 @@ pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerErr
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&path, flags).map_err(&on_sqlite)?;
     check_application_id(&connection, &path)?;
+    refuse_newer(&connection, &path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
+}
+
+fn refuse_half_restored(state_dir: &Path) -> Result<(), LedgerError> {
+    let marker = state_dir.join(RESTORE_MARKER);
+    if marker.exists() {
+        return Err(LedgerError::HalfRestored { state_dir: state_dir.to_owned(), marker });
+    }
+    Ok(())
+}
+
+/// A ledger that a newer program migrated may hold what this one would misread.
+fn refuse_newer(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let known = i64::from(schema_version());
+    // A ledger cut off before its first migration has no such table.
+    let has_history: bool = connection
+        .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'schema_migrations'", [], |row| row.get(0))
+        .map_err(LedgerError::sqlite(path))?;
+    if !has_history {
+        return Ok(());
+    }
+    let found: i64 = connection
+        .query_row("SELECT coalesce(max(version), 0) FROM schema_migrations", [], |row| row.get(0))
+        .map_err(LedgerError::sqlite(path))?;
+    if found > known {
+        return Err(LedgerError::Newer { path: path.to_owned(), found, known });
+    }
+    Ok(())
+}
+
+/// Version of the schema that this program writes.
+#[must_use]
+pub fn schema_version() -> i32 {
+    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }
 
 fn lock(state_dir: &Path) -> Result<File, LedgerError> {
@@ -133,19 +175,9 @@ fn is_empty(connection: &Connection, path: &Path) -> Result<bool, LedgerError> {
 }
 
 fn check_application_id(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
-    let found: i32 = connection
-        .query_row("PRAGMA application_id", [], |row| row.get(0))
-        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    let found: i32 =
+        connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
     if found == APPLICATION_ID { Ok(()) } else { Err(LedgerError::Foreign { path: path.to_owned(), found }) }
-}
-
-fn corrupt_or_sqlite(path: &Path, source: rusqlite::Error) -> LedgerError {
-    match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            LedgerError::Corrupt { path: path.to_owned(), finding: source.to_string() }
-        }
-        _ => LedgerError::Sqlite { path: path.to_owned(), source },
-    }
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
@@ -195,9 +227,8 @@ pub(super) fn read_meta(connection: &Connection) -> rusqlite::Result<Meta> {
 /// The last run was cut off: prove the file whole, and remove what it left half-done.
 fn recover(connection: &Connection, state_dir: &Path, path: &Path) -> Result<(), LedgerError> {
     let stopwatch = Stopwatch::start();
-    let finding: String = connection
-        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    let finding: String =
+        connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
     if finding != "ok" {
         return Err(LedgerError::Corrupt { path: path.to_owned(), finding });
     }

@@ -6,6 +6,7 @@
 
 mod central;
 mod courier;
+mod dsn;
 mod error;
 mod secret;
 
