@@ -75,9 +75,7 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
         )
         .map_err(&on_sqlite)?;
     connection.set_prepared_statement_cache_capacity(32);
-    if !is_new {
-        refuse_newer(&connection, &path)?;
-    }
+    refuse_newer(&connection, &path)?;
     migrate(&mut connection, &path)?;
     let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
     failpoint::hit("ledger.run.begun");
@@ -168,9 +166,8 @@ fn lock(state_dir: &Path) -> Result<File, LedgerError> {
 
 /// Whether nothing was ever written to the file: it is new, or a first start was cut off before its first page.
 fn is_empty(connection: &Connection, path: &Path) -> Result<bool, LedgerError> {
-    let pages: i64 = connection
-        .query_row("PRAGMA page_count", [], |row| row.get(0))
-        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    let pages: i64 =
+        connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
     Ok(pages == 0)
 }
 
