@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::LedgerError;
 use super::artifacts::artifacts_dir;
+use super::pack::Span;
 use super::reader::{Counters, LedgerReader, parse};
 use crate::types::Digest;
 
@@ -70,7 +71,8 @@ impl LedgerReader {
 
     fn verify_totals(&self, proof: &mut Proof) -> Result<(), LedgerError> {
         let committed = proof.counters.committed;
-        let inspections = committed.saturating_sub(proof.counters.reviews + proof.counters.kit_units);
+        let others = proof.counters.reviews + proof.counters.kit_units + proof.counters.refusal_reports;
+        let inspections = committed.saturating_sub(others);
         let waiting = self.number("SELECT count(*) FROM outbox")?;
         let stored = self.number("SELECT count(*) FROM inspections")?;
         let last_seq = self.number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?;
@@ -96,8 +98,17 @@ impl LedgerReader {
                   WHERE o.root_table = 'kit_sessions' AND s.started_at = o.key_at AND s.id = o.key_id)
              AND NOT EXISTS
                  (SELECT 1 FROM stock_ledger b
-                  WHERE o.root_table = 'stock_ledger' AND b.recorded_at = o.key_at AND b.id = o.key_id)",
+                  WHERE o.root_table = 'stock_ledger' AND b.recorded_at = o.key_at AND b.id = o.key_id)
+             AND NOT EXISTS
+                 (SELECT 1 FROM refusal_reports f
+                  WHERE o.root_table = 'refusal_reports' AND f.minute = o.key_at AND f.id = o.key_id)",
         )?;
+        let unbalanced = self.number(
+            "SELECT count(*) FROM refusals r WHERE r.reported <> (SELECT coalesce(sum(f.refused), 0)
+                 FROM refusal_reports f
+                 WHERE f.minute = r.minute AND f.station = r.station AND f.reason = r.reason)",
+        )?;
+        proof.expect(unbalanced == 0, || format!("{unbalanced} counts of refusals differ from their reports"));
         proof.expect(strays == 0, || format!("{strays} outbox entries name no row that is there"));
         Ok(())
     }
@@ -129,7 +140,7 @@ impl LedgerReader {
     fn verify_units(&self, proof: &mut Proof) -> Result<(), LedgerError> {
         let mut after_seq = 0;
         loop {
-            let entries = self.entries("", after_seq, ENTRIES_PER_READ)?;
+            let entries = self.entries("", span(after_seq))?;
             let Some(last) = entries.last() else { return Ok(()) };
             after_seq = last.seq;
             for entry in &entries {
@@ -175,6 +186,10 @@ impl LedgerReader {
     fn text(&self, sql: &str) -> Result<String, LedgerError> {
         self.connection.query_row(sql, [], |row| row.get(0)).map_err(LedgerError::sqlite(&self.path))
     }
+}
+
+fn span(after_seq: i64) -> Span {
+    Span { after_seq, through_seq: i64::MAX, units_max: ENTRIES_PER_READ, bytes_max: usize::MAX }
 }
 
 fn artifact_fault(path: &Path, expected: Digest) -> Option<String> {

@@ -19,7 +19,7 @@ use super::artifacts::{self, ArtifactBatch, NewArtifact};
 use super::catalogue::{self, QualityChange};
 use super::kits;
 use super::reviews::{self, NewReview};
-use super::{LedgerError, rows, store};
+use super::{LedgerError, refusals, rows, store};
 use crate::clock::Clock;
 use crate::limits;
 use crate::types::{Catalogue, Digest, GpuStat, Inspection, KitOrder, Review, Timestamp};
@@ -52,6 +52,7 @@ pub(super) enum Request {
     Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
     GpuStats { recorded_at: Timestamp, samples: Vec<GpuStat>, reply: Reply<()> },
     Refused { station: String, reason: &'static str, count: u64 },
+    ReportRefusals { reply: Reply<usize> },
     Acknowledge { seqs: Vec<i64>, batch: Digest, reply: Reply<usize> },
     AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
     Park { seq: i64, error: String, reply: Reply<usize> },
@@ -207,7 +208,7 @@ impl Writer {
             return Err(source);
         }
         for ((station, reason), count) in &self.refused {
-            rows::insert_refusal(&self.connection, (station, reason), *count, now)?;
+            refusals::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
         self.connection.execute_batch("COMMIT")
     }
@@ -246,6 +247,10 @@ impl Writer {
             Request::BindSite { site_id, reply } => {
                 let written = self.in_savepoint(|| rows::bind_site(connection, site_id));
                 self.finish(written, reply, done, |bound, reply| Done::Site(bound, site_id, reply))?;
+            }
+            Request::ReportRefusals { reply } => {
+                let written = self.in_savepoint(|| refusals::report(connection, now));
+                self.finish(written, reply, done, Done::Count)?;
             }
             Request::Review { review, reply } => {
                 let written = self.in_savepoint(|| reviews::insert_review(connection, &review, now));
@@ -378,6 +383,7 @@ impl Request {
             Request::Acknowledge { reply, .. }
             | Request::AcknowledgeGpuStats { reply, .. }
             | Request::Park { reply, .. }
+            | Request::ReportRefusals { reply }
             | Request::Unpark { reply } => answer(&reply, Err(error)),
             Request::Review { reply, .. } => answer(&reply, Err(error)),
             Request::Edit { reply, .. } => answer(&reply, Err(error)),
