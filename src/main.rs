@@ -45,6 +45,8 @@ enum Command {
     Inventory(cmd::inventory::Args),
     /// See and send what the central database has not yet acknowledged.
     Outbox(cmd::outbox::Args),
+    /// See and keep within bounds what this device stores; place legal holds; check the pictures.
+    Storage(cmd::storage::Args),
     /// Manage the central PostgreSQL database.
     Db(cmd::db::Args),
     /// Print a shell completion script.
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Kit(args) => cmd::kit::run(args),
         Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
+        Command::Storage(args) => cmd::storage::run(args),
         Command::Db(args) => cmd::db::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());
@@ -93,7 +96,7 @@ fn main() -> ExitCode {
             if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
                 return ExitCode::SUCCESS;
             }
-            let exit_code = error.downcast_ref::<cmd::Failure>().map_or(1, |failure| failure.exit_code);
+            let exit_code = cmd::exit_code(&error);
             eprintln!("loupe: {}", in_words(&error));
             ExitCode::from(exit_code)
         }

@@ -21,6 +21,9 @@ pub mod outbox;
 pub mod review;
 pub mod run;
 mod signals;
+pub mod storage;
+
+use crate::ledger::LedgerError;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.
 #[derive(Debug, thiserror::Error)]
@@ -45,4 +48,16 @@ impl Failure {
     pub fn usage(reason: anyhow::Error) -> Self {
         Self { exit_code: EXIT_USAGE, reason }
     }
+}
+
+/// The exit code of a command that ended with `error`. A state folder that is not fit for use counts as configuration:
+/// starting again does not help.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.exit_code;
+    }
+    let is_about_the_folder =
+        error.chain().any(|cause| cause.downcast_ref::<LedgerError>().is_some_and(LedgerError::is_about_the_folder));
+    if is_about_the_folder { EXIT_CONFIG } else { 1 }
 }

@@ -55,8 +55,22 @@ fn temporary_dir(state_dir: &Path) -> PathBuf {
     artifacts_dir(state_dir).join("tmp")
 }
 
+/// Refuse folders that are links.
+pub(super) fn check_folders(state_dir: &Path) -> Result<(), LedgerError> {
+    check_not_linked(&artifacts_dir(state_dir))?;
+    check_not_linked(&temporary_dir(state_dir))
+}
+
+fn check_not_linked(dir: &Path) -> Result<(), LedgerError> {
+    match fs::symlink_metadata(dir) {
+        Ok(found) if found.is_symlink() => Err(LedgerError::Linked { path: dir.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 /// Make the folders.
 pub(super) fn prepare(state_dir: &Path) -> Result<(), LedgerError> {
+    check_folders(state_dir)?;
     let dir = temporary_dir(state_dir);
     fs::create_dir_all(&dir).map_err(LedgerError::io("create", &dir))
 }
@@ -180,6 +194,7 @@ fn side_by_side<T: Sync>(things: &[T], work: impl Fn(&T) -> Result<(), LedgerErr
 
 /// `create_dir_all` whose new names survive a power cut.
 fn create_durably(dir: &Path) -> Result<(), LedgerError> {
+    check_not_linked(dir)?;
     if dir.is_dir() {
         return Ok(());
     }
@@ -191,7 +206,7 @@ fn create_durably(dir: &Path) -> Result<(), LedgerError> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(LedgerError::io("sync", dir))
 }
 
@@ -203,10 +218,11 @@ pub(super) fn remove(state_dir: &Path, artifacts: &[ArtifactRef]) {
     }
 }
 
-fn remove_file(path: &Path) {
+/// Remove a file that no row names; gone already is as good.
+pub(super) fn remove_file(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            warn!(path = %path.display(), %error, "a file of an uncommitted inspection stays behind");
+            warn!(path = %path.display(), %error, "a file that no row names stays behind");
         }
         _ => {}
     }

@@ -12,12 +12,31 @@ pub enum LedgerError {
     #[error("{} is not a Loupe ledger (application id {found:#010x}); move the file away", path.display())]
     Foreign { path: PathBuf, found: i32 },
     #[error(
-        "the ledger {} is damaged: {finding}; keep a copy of the folder, then restore the last backup",
+        "the ledger {} is damaged: {finding}; keep a copy of the whole folder, save what can still be read with \
+         `loupe outbox export`, then restore the last backup",
         path.display()
     )]
     Corrupt { path: PathBuf, finding: String },
     #[error("the ledger {} could not be brought to this version: {source}", path.display())]
     Migrate { path: PathBuf, source: Box<refinery::Error> },
+    #[error(
+        "the ledger {} has schema {found} and this program knows {known}: it was written by a newer version of Loupe; \
+         install that version again, or use another state folder",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the ledger {} has schema {found} and this program reads {known}: start `loupe run` (or any command that \
+         writes) once, which brings it up to date",
+        path.display()
+    )]
+    Older { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "{} is a symbolic link: pictures are written into real folders only, so that nobody can lead them elsewhere; \
+         mount the disk there instead",
+        path.display()
+    )]
+    Linked { path: PathBuf },
     #[error("cannot {action} {}: {source}; check the disk and the folder's owner", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the ledger {} could not be read or written: {source}; check free space and the disk", path.display())]
@@ -28,6 +47,12 @@ pub enum LedgerError {
     UnknownProvenance { what: String, sha256: String },
     #[error("the ledger could not commit the group this belongs to: {reason}; check free space and the disk")]
     GroupFailed { reason: String },
+    #[error(
+        "only {} MiB are free below {}, less than the {} MiB of `storage.free_critical_mb`: nothing is committed until \
+         there is more; free some space",
+        free_bytes >> 20, path.display(), critical_bytes >> 20
+    )]
+    DiskFull { path: PathBuf, free_bytes: u64, critical_bytes: u64 },
     #[error("the ledger's writer has stopped; nothing more can be committed")]
     Stopped,
     #[error("a row of {table} cannot be read back: {detail}")]
@@ -43,6 +68,20 @@ impl LedgerError {
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// Whether the state folder is not fit for use as it is: starting again will not help.
+    #[must_use]
+    pub fn is_about_the_folder(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked { .. }
+                | Self::Foreign { .. }
+                | Self::Corrupt { .. }
+                | Self::Migrate { .. }
+                | Self::Newer { .. }
+                | Self::Linked { .. }
+        )
     }
 
     /// Whether the row itself is at fault, not the disk: the ledger goes on without it.

@@ -9,15 +9,22 @@
 
 mod artifacts;
 mod catalogue;
+mod checkpoint;
 mod disk;
 mod error;
 mod handle;
+mod holds;
 mod kits;
+mod log_check;
 mod reader;
+mod retention;
 mod reviews;
 mod rows;
+mod scrub;
 mod store;
+mod sweep;
 mod unit;
+mod usage;
 mod verify;
 mod writer;
 
@@ -28,6 +35,9 @@ pub use error::LedgerError;
 pub use handle::{Ledger, Pending};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
 pub use reviews::NewReview;
+pub use scrub::{Scrub, ScrubPace, ScrubReport};
 pub use store::{Meta, database_path};
+pub use sweep::{Pace, Sweep, Swept};
 pub use unit::{PendingSamples, PendingUnits, SENT_TABLES, SentRows, SentTable, Unit};
+pub use usage::{Amount, Class, Planned, StorageStatus};
 pub use verify::Proof;

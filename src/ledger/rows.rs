@@ -6,7 +6,7 @@
 use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
-use super::{LedgerError, kits, reviews};
+use super::{LedgerError, kits, retention, reviews};
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
 /// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
@@ -343,10 +343,17 @@ pub(super) fn insert_gpu_stats(
     Ok(())
 }
 
-/// Take delivered units out of the outbox and move the totals. Units already gone are not counted twice.
-pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) -> rusqlite::Result<usize> {
+/// Take delivered units out of the outbox, note when they were delivered and move the totals. Units already gone are
+/// not counted twice.
+pub(super) fn acknowledge(
+    connection: &Connection,
+    seqs: &[i64],
+    batch: Digest,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
     let mut delivered = 0;
     for seq in seqs {
+        retention::note_delivery(connection, *seq, now)?;
         delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
     }
     let last = seqs.iter().copied().max().unwrap_or(0);

@@ -3,6 +3,7 @@
 //! Invariants: one process owns a state folder (`flock` on `ledger.lock`, held by the writer); the writer's connection
 //! is the only one that writes; `synchronous=FULL`, so a COMMIT that returned is on disk.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts;
+use super::log_check;
 use crate::clock::{Clock, Stopwatch};
 
 mod embedded {
@@ -24,6 +26,9 @@ mod embedded {
 const APPLICATION_ID: i32 = 0x4c4f_5550;
 /// How long a reader waits for the writer's checkpoint.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Prepared statements that a connection keeps: a commit uses about 15, retention and reviews as many again.
+const STATEMENTS_CACHED: usize = 128;
 
 /// Path of the ledger's file in a state folder.
 #[must_use]
@@ -55,6 +60,11 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
     let path = database_path(state_dir);
     let on_sqlite = LedgerError::sqlite(&path);
     let is_new = !path.exists();
+    // Before SQLite opens it: that would drop what it cannot read.
+    let log = path.with_extension("db-wal");
+    if let Some(finding) = log_check::find_damage(&log).map_err(LedgerError::io("read", &log))? {
+        return Err(LedgerError::Corrupt { path: path.clone(), finding });
+    }
     let mut connection = Connection::open(&path).map_err(&on_sqlite)?;
     if is_new {
         // Takes effect only before the first page is written.
@@ -67,10 +77,14 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
              PRAGMA journal_size_limit = 67108864;",
         )
-        .map_err(&on_sqlite)?;
-    connection.set_prepared_statement_cache_capacity(32);
+        .map_err(|source| corrupt_or_sqlite(&path, source))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    let found = schema_version(&connection).map_err(|source| corrupt_or_sqlite(&path, source))?;
+    if found > known_version() {
+        return Err(LedgerError::Newer { path: path.clone(), found, known: known_version() });
+    }
     migrate(&mut connection, &path)?;
-    let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
+    let (meta, was_clean) = begin_run(&connection, clock).map_err(|source| corrupt_or_sqlite(&path, source))?;
     artifacts::prepare(state_dir)?;
     if !was_clean {
         recover(&connection, state_dir, &path)?;
@@ -89,8 +103,28 @@ pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerErr
     let connection = Connection::open_with_flags(&path, flags).map_err(&on_sqlite)?;
     check_application_id(&connection, &path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    let (found, known) = (schema_version(&connection).map_err(&on_sqlite)?, known_version());
+    match found.cmp(&known) {
+        Ordering::Greater => Err(LedgerError::Newer { path: path.clone(), found, known }),
+        Ordering::Less => Err(LedgerError::Older { path: path.clone(), found, known }),
+        Ordering::Equal => Ok(connection),
+    }
+}
+
+/// The schema that the file has; 0 before the first migration.
+fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'schema_migrations'";
+    let is_there: bool = connection.query_row(sql, [], |row| row.get(0))?;
+    if !is_there {
+        return Ok(0);
+    }
+    connection.query_row("SELECT coalesce(max(version), 0) FROM schema_migrations", [], |row| row.get(0))
+}
+
+/// The schema that this program writes.
+fn known_version() -> i64 {
+    embedded::migrations::runner().get_migrations().iter().map(|m| i64::from(m.version())).max().unwrap_or(0)
 }
 
 fn lock(state_dir: &Path) -> Result<File, LedgerError> {
@@ -129,24 +163,40 @@ fn check_application_id(connection: &Connection, path: &Path) -> Result<(), Ledg
 }
 
 fn corrupt_or_sqlite(path: &Path, source: rusqlite::Error) -> LedgerError {
-    match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            LedgerError::Corrupt { path: path.to_owned(), finding: source.to_string() }
-        }
-        _ => LedgerError::Sqlite { path: path.to_owned(), source },
+    if is_corrupt(&source) {
+        LedgerError::Corrupt { path: path.to_owned(), finding: source.to_string() }
+    } else {
+        LedgerError::Sqlite { path: path.to_owned(), source }
     }
+}
+
+fn is_corrupt(source: &rusqlite::Error) -> bool {
+    matches!(source.sqlite_error_code(), Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt))
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name("schema_migrations");
-    let report = runner
-        .run(connection)
-        .map_err(|source| LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) })?;
+    let report = runner.run(connection).map_err(|source| match sqlite_cause(&source) {
+        Some(finding) => LedgerError::Corrupt { path: path.to_owned(), finding },
+        None => LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) },
+    })?;
     for migration in report.applied_migrations() {
         info!(path = %path.display(), migration = %migration, "ledger migrated");
     }
     Ok(())
+}
+
+/// What SQLite says where the file itself is damaged.
+fn sqlite_cause(error: &refinery::Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(source) = inner.downcast_ref::<rusqlite::Error>() {
+            return is_corrupt(source).then(|| source.to_string());
+        }
+        cause = inner.source();
+    }
+    None
 }
 
 /// Mark the ledger as in use; says whether the last run ended well.

@@ -73,13 +73,23 @@ impl LedgerReader {
         let inspections = committed.saturating_sub(proof.counters.reviews + proof.counters.kit_units);
         let waiting = self.number("SELECT count(*) FROM outbox")?;
         let stored = self.number("SELECT count(*) FROM inspections")?;
+        let pruned = self.number("SELECT pruned_inspections FROM retention_totals")?;
+        // Each inspection is waiting or noted as delivered: what is neither would never go.
+        let noted = self.number(
+            "SELECT (SELECT count(*) FROM delivered_inspections)
+                + (SELECT count(*) FROM outbox WHERE root_table = 'inspections')",
+        )?;
         let last_seq = self.number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?;
         let numbered = self.number("SELECT coalesce(sum(last_number), 0) FROM inspection_codes")?;
         let delivered = proof.counters.delivered;
         proof.expect(committed == delivered + waiting, || {
             format!("committed {committed} is not delivered {delivered} + waiting {waiting}")
         });
-        proof.expect(inspections == stored, || format!("committed {inspections}, but {stored} inspections are stored"));
+        proof.expect(inspections == stored + pruned, || {
+            format!("committed {inspections}, but {stored} inspections are stored and {pruned} have expired")
+        });
+        proof
+            .expect(stored == noted, || format!("{stored} inspections are stored, but {noted} wait or were delivered"));
         proof.expect(committed == last_seq, || {
             format!("committed {committed}, but the outbox has numbered {last_seq}: entries are missing or double")
         });
@@ -106,10 +116,14 @@ impl LedgerReader {
         let sql = "SELECT i.code, i.record, i.verdict, i.item_count,
                 (SELECT count(*) FROM items c WHERE c.inspection_id = i.id),
                 (SELECT count(*) FROM artifacts a WHERE a.inspection_id = i.id)
+                    + (SELECT count(*) FROM gone_artifacts g WHERE g.inspection_id = i.id),
+                i.id IN (SELECT inspection_id FROM delivered_inspections WHERE is_brief = 1)
              FROM inspections i";
         self.for_each(sql, |row| {
             let (code, record, verdict): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let (item_count, items, artifacts): (i64, i64, i64) = (row.get(3)?, row.get(4)?, row.get(5)?);
+            // The detail of a delivered inspection expires before it does; its record keeps the items.
+            let items = if row.get(6)? && items == 0 { item_count } else { items };
             proof.inspections_checked += 1;
             proof.expect(item_count == items, || format!("{code} has {items} items instead of {item_count}"));
             match parse(&record) {
@@ -166,7 +180,7 @@ impl LedgerReader {
         run().map_err(LedgerError::sqlite(&self.path))
     }
 
-    fn number(&self, sql: &str) -> Result<u64, LedgerError> {
+    pub(super) fn number(&self, sql: &str) -> Result<u64, LedgerError> {
         let number: i64 =
             self.connection.query_row(sql, [], |row| row.get(0)).map_err(LedgerError::sqlite(&self.path))?;
         Ok(u64::try_from(number).unwrap_or(0))
