@@ -56,6 +56,10 @@ pub const DASHBOARD_FILE_THREADS: usize = 2;
 pub const HEALTH_PROGRESS_AGE_MAX: Duration = Duration::from_secs(30);
 /// Inspections waiting for the ledger's writer: it commits them as one group.
 pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
+/// Rows or pictures that one retention step takes out: a transaction of about 2 ms, behind which a commit may wait.
+pub const RETENTION_ROWS_PER_STEP: usize = 32;
+/// Rows that the retention job reads at a time, about 100 bytes each.
+pub const RETENTION_ROWS_PER_READ: usize = 512;
 /// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
 pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
 /// Time the whole stop may take before the process exits anyway.
