@@ -64,9 +64,10 @@ fn migrating_twice_changes_nothing() {
     let Some(server) = Postgres::start() else { return };
     let dsn = Secret::new(server.dsn());
     let status = || block_on(async { Central::connect(&dsn).await?.status().await }).unwrap();
-    assert!(!status().is_current());
+    let before = status();
+    assert!(!before.is_current());
     let first = migrate(&dsn);
-    assert_eq!(first.applied.len(), 5, "{first:?}");
+    assert_eq!(first.applied.len(), before.migrations.len(), "{first:?}");
     assert_eq!(first.partitions.len(), 9 * 4, "{first:?}");
     let again = migrate(&dsn);
     assert_eq!((again.applied.len(), again.partitions.len()), (0, 0), "{again:?}");

@@ -18,6 +18,8 @@ pub mod inventory;
 pub mod kit;
 mod ledger_desk;
 pub mod outbox;
+pub mod provisioning;
+pub mod publish;
 pub mod review;
 pub mod run;
 mod signals;

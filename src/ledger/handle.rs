@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts::NewArtifact;
+use super::cache::ProvisionNote;
 use super::catalogue::QualityChange;
+use super::desired::{CentralPage, CentralTable, Intake};
 use super::reader::{Counters, LedgerReader, OutboxStatus};
 use super::reviews::NewReview;
 use super::store::{self, Meta};
@@ -191,6 +193,38 @@ impl Ledger {
     /// When it could not be committed, or the order is refused in words.
     pub fn kit(&self, order: KitOrder) -> Result<Value, LedgerError> {
         self.edit(Edit::Kit(order))
+    }
+
+    /// Take in rows of the centre and move the cursor of their table, in one transaction.
+    ///
+    /// # Errors
+    /// When it could not be committed, or the page does not follow the cursor.
+    pub fn take_in(&self, page: CentralPage) -> Result<Intake, LedgerError> {
+        self.edit(Edit::Central(page)).map(|done| serde_json::from_value(done).unwrap_or_default())
+    }
+
+    /// Forget how far `table` has come down: everything is read anew.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn read_central_anew(&self, table: CentralTable) -> Result<(), LedgerError> {
+        self.edit(Edit::CentralAnew(table)).map(drop)
+    }
+
+    /// Try the rows of the centre again that were set aside.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn retry_central(&self) -> Result<Intake, LedgerError> {
+        self.edit(Edit::CentralRetry).map(|done| serde_json::from_value(done).unwrap_or_default())
+    }
+
+    /// Note what became of a recipe or a pull.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn note_provisioning(&self, note: ProvisionNote) -> Result<(), LedgerError> {
+        self.edit(Edit::Provision(note)).map(drop)
     }
 
     fn edit(&self, edit: Edit) -> Result<Value, LedgerError> {

@@ -8,7 +8,9 @@
 //! This is the only room that names SQLite. The uplink asks it for units to send and tells it what arrived.
 
 mod artifacts;
+mod cache;
 mod catalogue;
+mod desired;
 mod disk;
 mod error;
 mod handle;
@@ -22,7 +24,12 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
+pub use cache::{
+    CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
+    placed_recipe, prune_recipes, recipe_path,
+};
 pub use catalogue::QualityChange;
+pub use desired::{CENTRAL_FORMAT, CentralPage, CentralRecipe, CentralRow, CentralTable, Intake};
 pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use handle::{Ledger, Pending};

@@ -16,7 +16,9 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
+use super::cache::{self, ProvisionNote};
 use super::catalogue::{self, QualityChange};
+use super::desired::{self, CentralPage, CentralTable};
 use super::kits;
 use super::reviews::{self, NewReview};
 use super::{LedgerError, rows, store};
@@ -33,12 +35,23 @@ pub(super) enum Edit {
     Catalogue(Catalogue),
     Quality(QualityChange),
     Kit(KitOrder),
+    Central(CentralPage),
+    CentralAnew(CentralTable),
+    CentralRetry,
+    Provision(ProvisionNote),
 }
 
 impl Edit {
     fn apply(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<Value> {
         match self {
-            Edit::Catalogue(batch) => catalogue::import(connection, batch).map(|()| Value::Null),
+            Edit::Catalogue(batch) => {
+                desired::refuse_conflicts(connection, batch)?;
+                catalogue::import(connection, batch).map(|()| Value::Null)
+            }
+            Edit::Central(page) => desired::take_in(connection, page, now),
+            Edit::CentralAnew(table) => desired::start_over(connection, *table),
+            Edit::CentralRetry => desired::retry(connection, now),
+            Edit::Provision(note) => cache::note(connection, note, now),
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
         }
@@ -322,7 +335,7 @@ impl Writer {
 }
 
 /// Whether the disk failed, not the row.
-fn is_disk_error(error: &rusqlite::Error) -> bool {
+pub(super) fn is_disk_error(error: &rusqlite::Error) -> bool {
     match error.sqlite_error_code() {
         Some(code) => code != rusqlite::ErrorCode::ConstraintViolation && code != rusqlite::ErrorCode::TooBig,
         None => false,

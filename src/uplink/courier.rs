@@ -79,6 +79,11 @@ impl Courier {
         Ok(Self { ledger, reader, central, site_id, units_max: limits::UPLINK_UNITS_MAX })
     }
 
+    /// What the downlink shares: the connection between two deliveries, the reader, and the site.
+    pub(super) fn for_downlink(&mut self) -> (&mut Central, &LedgerReader, Uuid) {
+        (&mut self.central, &self.reader, self.site_id)
+    }
+
     /// Send at most `units_max` inspections and reviews in one transaction, for slow links.
     pub fn limit_units(&mut self, units_max: usize) {
         self.units_max = units_max.clamp(1, limits::UPLINK_UNITS_MAX);

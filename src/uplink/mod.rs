@@ -6,7 +6,9 @@
 
 mod central;
 mod courier;
+mod downlink;
 mod error;
+mod publish;
 mod secret;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +21,9 @@ use uuid::Uuid;
 
 pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
 pub use courier::{Courier, Delivery};
+pub use downlink::{Downlink, DownlinkConfig, Prove, Pulled};
 pub use error::UplinkError;
+pub use publish::{NewRecipe, PUBLISHED_KINDS, Published};
 pub use secret::Secret;
 
 use crate::clock::Clock;
@@ -75,9 +79,24 @@ impl Uplink {
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(ledger: Ledger, config: UplinkConfig, clock: Clock, shutdown: Shutdown) -> std::io::Result<Self> {
+        Self::spawn_with_downlink(ledger, config, None, clock, shutdown)
+    }
+
+    /// As [`Uplink::spawn`]; after the deliveries it also fetches what the centre wants of this device.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn_with_downlink(
+        ledger: Ledger,
+        config: UplinkConfig,
+        downlink: Option<DownlinkConfig>,
+        clock: Clock,
+        shutdown: Shutdown,
+    ) -> std::io::Result<Self> {
+        let downlink = downlink.map(Downlink::new);
         let state = Arc::new(Mutex::new(UplinkState::Connecting));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let worker = Worker { ledger, config, clock, shutdown, state: Arc::clone(&state), courier: None };
+        let worker = Worker { ledger, config, clock, shutdown, state: Arc::clone(&state), courier: None, downlink };
         let thread = std::thread::Builder::new()
             .name("loupe-uplink".to_owned())
             .spawn(move || runtime.block_on(worker.run()))?;
@@ -108,6 +127,21 @@ pub fn drain(ledger: Ledger, config: &UplinkConfig, progress: impl FnMut(&Delive
     })
 }
 
+/// Connect, take in everything that the centre wants of this device, and return: what `loupe provisioning pull` does.
+/// Stations take up their recipes when the daemon starts.
+///
+/// # Errors
+/// When the server refuses, or the ledger fails.
+pub fn pull(ledger: Ledger, config: &UplinkConfig) -> Result<Pulled, UplinkError> {
+    block_on(async {
+        let mut courier = Courier::connect(ledger.clone(), &config.dsn, config.site_id).await?;
+        let (central, reader, site_id) = courier.for_downlink();
+        let pulled = downlink::pull(central, &ledger, reader, site_id).await?;
+        ledger.note_provisioning(crate::ledger::ProvisionNote::Pulled { error: None })?;
+        Ok(pulled)
+    })
+}
+
 /// Ask the central database whether it answers: `host:port/database`.
 ///
 /// # Errors
@@ -135,6 +169,7 @@ struct Worker {
     shutdown: Shutdown,
     state: Arc<Mutex<UplinkState>>,
     courier: Option<Courier>,
+    downlink: Option<Downlink>,
 }
 
 impl Worker {
@@ -185,6 +220,10 @@ impl Worker {
         if delivery.delivered > 0 {
             info!(delivered = delivery.delivered, parked = delivery.parked, "delivered");
             set(&self.state, UplinkState::Connected { last_delivered_at: Some(self.clock.now()) });
+        }
+        if let Some(downlink) = &mut self.downlink {
+            let (central, reader, site_id) = courier.for_downlink();
+            downlink.look(central, &self.ledger, reader, site_id).await?;
         }
         Ok(())
     }
