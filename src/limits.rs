@@ -90,3 +90,10 @@ pub const CATALOGUE_FIELD_CHARS_MAX: usize = 1_000;
 pub const DUPLICATE_PAIRS_MAX: usize = 10_000;
 /// Templates of one index: ids are stored as u32.
 pub const TEMPLATES_MAX: usize = u32::MAX as usize;
+/// Rows of the centre in one page, and its bytes: a page is one ledger transaction, some 20 ms beside the inspections.
+pub const DOWNLINK_PAGE_ROWS_MAX: i64 = 200;
+pub const DOWNLINK_PAGE_BYTES_MAX: i64 = 4 << 20;
+/// Seconds between two looks at what the centre wants: 10 000 sites then ask 333 times a second.
+pub const DOWNLINK_INTERVAL_S: u32 = 30;
+/// Largest recipe that is published, bytes.
+pub const RECIPE_BYTES_MAX: usize = 256 << 10;

@@ -19,6 +19,8 @@ pub mod kit;
 mod ledger_desk;
 pub mod outbox;
 mod outbox_repair;
+pub mod provisioning;
+pub mod publish;
 pub mod review;
 pub mod run;
 mod signals;

@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts::NewArtifact;
+use super::cache::ProvisionNote;
 use super::catalogue::QualityChange;
+use super::desired::{CentralPage, CentralTable, Intake};
 use super::reader::{Counters, LedgerReader, OutboxStatus};
 use super::retention::{Step, StepDone};
 use super::reviews::NewReview;
@@ -228,6 +230,38 @@ impl Ledger {
     /// Do one retention step, behind what waits to be committed.
     pub(super) fn retain(&self, step: Step) -> Result<StepDone, LedgerError> {
         self.ask(|reply| Request::Retain { step, reply })
+    }
+
+    /// Take in rows of the centre and move the cursor of their table, in one transaction.
+    ///
+    /// # Errors
+    /// When it could not be committed, or the page does not follow the cursor.
+    pub fn take_in(&self, page: CentralPage) -> Result<Intake, LedgerError> {
+        self.edit(Edit::Central(page)).map(|done| serde_json::from_value(done).unwrap_or_default())
+    }
+
+    /// Forget how far `table` has come down: everything is read anew.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn read_central_anew(&self, table: CentralTable) -> Result<(), LedgerError> {
+        self.edit(Edit::CentralAnew(table)).map(drop)
+    }
+
+    /// Try the rows of the centre again that were set aside.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn retry_central(&self) -> Result<Intake, LedgerError> {
+        self.edit(Edit::CentralRetry).map(|done| serde_json::from_value(done).unwrap_or_default())
+    }
+
+    /// Note what became of a recipe or a pull.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn note_provisioning(&self, note: ProvisionNote) -> Result<(), LedgerError> {
+        self.edit(Edit::Provision(note)).map(drop)
     }
 
     fn edit(&self, edit: Edit) -> Result<Value, LedgerError> {

@@ -11,8 +11,10 @@
 mod artifacts;
 mod backup;
 mod balance;
+mod cache;
 mod catalogue;
 mod checkpoint;
+mod desired;
 mod disk;
 mod error;
 mod handle;
@@ -38,7 +40,12 @@ mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
 pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files};
+pub use cache::{
+    CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
+    placed_recipe, prune_recipes, recipe_path,
+};
 pub use catalogue::QualityChange;
+pub use desired::{CENTRAL_FORMAT, CentralPage, CentralRecipe, CentralRow, CentralTable, Intake};
 pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use handle::{Ledger, Pending};

@@ -18,8 +18,10 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
+use super::cache::{self, ProvisionNote};
 use super::catalogue::{self, QualityChange};
 use super::checkpoint::Checkpointer;
+use super::desired::{self, CentralPage, CentralTable};
 use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
 use super::{LedgerError, disk, holds, kits, refusals, rows, store};
@@ -38,12 +40,23 @@ pub(super) enum Edit {
     Quality(QualityChange),
     Kit(KitOrder),
     Hold(HoldOrder),
+    Central(CentralPage),
+    CentralAnew(CentralTable),
+    CentralRetry,
+    Provision(ProvisionNote),
 }
 
 impl Edit {
     fn apply(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<Value> {
         match self {
-            Edit::Catalogue(batch) => catalogue::import(connection, batch).map(|()| Value::Null),
+            Edit::Catalogue(batch) => {
+                desired::refuse_conflicts(connection, batch)?;
+                catalogue::import(connection, batch).map(|()| Value::Null)
+            }
+            Edit::Central(page) => desired::take_in(connection, page, now),
+            Edit::CentralAnew(table) => desired::start_over(connection, *table),
+            Edit::CentralRetry => desired::retry(connection, now),
+            Edit::Provision(note) => cache::note(connection, note, now),
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
             Edit::Hold(order) => holds::apply(connection, order, now),
@@ -426,7 +439,7 @@ fn after<T>(written: rusqlite::Result<T>, name: &'static str) -> rusqlite::Resul
 }
 
 /// Whether the disk failed, not the row.
-fn is_disk_error(error: &rusqlite::Error) -> bool {
+pub(super) fn is_disk_error(error: &rusqlite::Error) -> bool {
     match error.sqlite_error_code() {
         Some(code) => code != rusqlite::ErrorCode::ConstraintViolation && code != rusqlite::ErrorCode::TooBig,
         None => false,

@@ -127,6 +127,15 @@ pub(super) fn needed_version() -> i32 {
     embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).max().unwrap_or(0)
 }
 
+/// Migrations that only what flows down needs: a centre without them is delivered to all the same.
+const DOWN_ONLY: [i32; 2] = [10, 11];
+
+/// Version of the schema that delivering needs.
+fn delivery_version() -> i32 {
+    let needed = |version: &i32| !DOWN_ONLY.contains(version);
+    embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).filter(needed).max().unwrap_or(0)
+}
+
 impl Drop for Central {
     fn drop(&mut self) {
         self.driver.abort();
@@ -289,10 +298,10 @@ impl Central {
         Ok(ProvisionedSite { site_id, role_name, password: Secret::new(password), dsn })
     }
 
-    /// Refuse a database whose schema is older than this program needs.
+    /// Refuse a database whose schema is older than delivering needs.
     pub(super) async fn check_schema(&self) -> Result<(), UplinkError> {
         let found = self.applied().await?.iter().map(|(version, _)| *version).max().unwrap_or(0);
-        let needed = needed_version();
+        let needed = delivery_version();
         if found < needed {
             return Err(UplinkError::NotMigrated { server: self.server.clone(), found, needed });
         }
