@@ -101,7 +101,6 @@ struct RawStorage {
     detail_days: Option<u32>,
     pass_picture_days: Option<u32>,
     picture_days: Option<u32>,
-    refusal_days: Option<u32>,
     free_low_mb: Option<u64>,
     free_critical_mb: Option<u64>,
     budget_mb: Option<u64>,
@@ -253,7 +252,6 @@ impl RawStorage {
         // What is decided is kept at least as long as promised; pictures may go sooner, for want of space or by law.
         let verdict_days = days("verdict_days", self.verdict_days, default.verdict_days, default.verdict_days);
         let detail_days = days("detail_days", self.detail_days, default.detail_days, default.detail_days);
-        let refusal_days = days("refusal_days", self.refusal_days, default.refusal_days, default.refusal_days);
         let pass_picture_days = days("pass_picture_days", self.pass_picture_days, default.pass_picture_days, 1);
         let picture_days = days("picture_days", self.picture_days, default.picture_days, 1);
         let mut bytes = |key: &str, given: Option<u64>| {
@@ -278,7 +276,6 @@ impl RawStorage {
             detail_days,
             pass_picture_days,
             picture_days,
-            refusal_days,
             free_low_bytes,
             free_critical_bytes,
             budget_bytes,
