@@ -47,6 +47,8 @@ enum Command {
     Outbox(cmd::outbox::Args),
     /// Manage the central PostgreSQL database.
     Db(cmd::db::Args),
+    /// Prove that the central audit was not touched.
+    Audit(cmd::audit::Args),
     /// Print a shell completion script.
     Completions {
         /// The shell: bash, zsh, fish, elvish or powershell.
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
         Command::Db(args) => cmd::db::run(args),
+        Command::Audit(args) => cmd::audit::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());
             Ok(())

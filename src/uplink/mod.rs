@@ -4,9 +4,15 @@
 //! 5 min, longer each time, jittered, and a stop ends any wait. Overload: what is not sent stays in the ledger; nothing
 //! is held in memory but one batch. This is the only room that names PostgreSQL.
 
+mod audit;
 mod central;
 mod courier;
 mod error;
+mod holds;
+mod migrations;
+mod provision;
+mod retention;
+mod rollup;
 mod secret;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,9 +23,15 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
+pub use audit::{AuditBreak, AuditReport, BreakKind, ChainEnd, ChainReport, FactFault, FactReport};
+pub use central::Central;
 pub use courier::{Courier, Delivery};
 pub use error::UplinkError;
+pub use holds::LegalHold;
+pub use migrations::{MigrationReport, MigrationState, SchemaStatus};
+pub use provision::{ProvisionedSite, RevokedSite};
+pub use retention::{RetentionReport, RetentionStep, StepKind};
+pub use rollup::{RefreshedView, RolledUp, RollupReport};
 pub use secret::Secret;
 
 use crate::clock::Clock;
