@@ -71,6 +71,10 @@ fn main() -> ExitCode {
         eprintln!("loupe: {error}");
         return ExitCode::from(cmd::EXIT_USAGE);
     }
+    if let Err(error) = loupe::failpoint::arm() {
+        eprintln!("loupe: {error}");
+        return ExitCode::from(cmd::EXIT_USAGE);
+    }
     let result = match cli.command {
         Command::Run(args) => cmd::run::run(args),
         Command::Demo(args) => cmd::demo::run(args),
@@ -96,7 +100,7 @@ fn main() -> ExitCode {
             if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
                 return ExitCode::SUCCESS;
             }
-            let exit_code = error.downcast_ref::<cmd::Failure>().map_or(1, |failure| failure.exit_code);
+            let exit_code = cmd::exit_code(&error);
             eprintln!("loupe: {}", in_words(&error));
             ExitCode::from(exit_code)
         }

@@ -24,6 +24,9 @@ enum Command {
     Status(StateArgs),
     /// Prove that nothing is lost: totals, every waiting unit, every stored picture. Ends with 1 and a list otherwise.
     Verify(StateArgs),
+    /// Set aside what cannot be sent, enqueue what would never be sent, set the totals right. Nothing is deleted. The
+    /// daemon must not be running.
+    Repair(super::outbox_repair::RepairArgs),
     /// Deliver everything that waits now, and end. The daemon must not be running: it delivers by itself.
     Drain(DrainArgs),
 }
@@ -59,6 +62,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Status(args) => status(&args),
         Command::Verify(args) => verify(&args),
+        Command::Repair(args) => super::outbox_repair::run(&args),
         Command::Drain(args) => drain_outbox(&args),
     }
 }
@@ -83,6 +87,9 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
     println!("delivered  {:>12}", counters.delivered);
     println!("pending    {:>12}", counters.pending);
     println!("parked     {:>12}", counters.parked);
+    if counters.quarantined > 0 {
+        println!("set aside  {:>12}", counters.quarantined);
+    }
     println!("refused    {:>12}", counters.refused);
     if let Some(age) = oldest_age_s {
         println!("oldest     {age:>12.0} s");
@@ -92,6 +99,9 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
     }
     for unit in &status.parked_units {
         println!("parked {} (refused {} times): {}", unit.id, unit.attempts, unit.last_error);
+    }
+    for unit in &status.quarantined_units {
+        println!("set aside {} of {}: {}", unit.id, unit.root_table, unit.reason);
     }
 }
 
@@ -119,7 +129,11 @@ fn print_proof(proof: &Proof) {
         println!("fault: {fault}");
     }
     let counters = proof.counters;
-    println!("committed {} = delivered {} + pending {}", counters.committed, counters.delivered, counters.pending);
+    let aside = if counters.quarantined > 0 { format!(" + set aside {}", counters.quarantined) } else { String::new() };
+    println!(
+        "committed {} = delivered {} + pending {}{aside}",
+        counters.committed, counters.delivered, counters.pending
+    );
     println!(
         "checked {} inspections, {} waiting units, {} pictures: {}",
         proof.inspections_checked,

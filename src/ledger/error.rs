@@ -18,6 +18,17 @@ pub enum LedgerError {
     Corrupt { path: PathBuf, finding: String },
     #[error("the ledger {} could not be brought to this version: {source}", path.display())]
     Migrate { path: PathBuf, source: Box<refinery::Error> },
+    #[error(
+        "the ledger {} was written by a newer loupe (schema {found}, this program knows {known}); install that version, \
+         nothing was changed",
+        path.display()
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "a restore into {} was cut off and left {}; run the same `loupe backup restore` again",
+        state_dir.display(), marker.display()
+    )]
+    HalfRestored { state_dir: PathBuf, marker: PathBuf },
     #[error("cannot {action} {}: {source}; check the disk and the folder's owner", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the ledger {} could not be read or written: {source}; check free space and the disk", path.display())]
@@ -38,11 +49,31 @@ pub enum LedgerError {
 
 impl LedgerError {
     pub(super) fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
-        move |source| Self::Sqlite { path: path.to_owned(), source }
+        move |source| match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Self::Corrupt { path: path.to_owned(), finding: source.to_string() }
+            }
+            _ => Self::Sqlite { path: path.to_owned(), source },
+        }
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// Whether starting again cannot help: the state folder is another program's, damaged, too new or taken.
+    #[must_use]
+    pub fn needs_operator(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked { .. }
+                | Self::Foreign { .. }
+                | Self::Corrupt { .. }
+                | Self::Newer { .. }
+                | Self::HalfRestored { .. }
+                | Self::Migrate { .. }
+                | Self::OtherSite { .. }
+        )
     }
 
     /// Whether the row itself is at fault, not the disk: the ledger goes on without it.

@@ -1,19 +1,24 @@
 //! The ledger: what this device decided, on disk before anyone hears of it.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`, one writer thread ("loupe-ledger") for all callers, group commit.
-//! Invariants: a commit that returned survives a power cut, its artifacts too; committed = delivered + pending;
+//! Invariants: a commit that returned survives a power cut, its artifacts too; committed = delivered + pending
+//! (+ what a repair set aside);
 //! captured = committed + refused; codes are never reused. Overload: the queue is bounded and callers wait; nothing is
 //! dropped. When the disk refuses, the commit is an error, the caller holds, and later commits go on.
 //!
 //! This is the only room that names SQLite. The uplink asks it for units to send and tells it what arrived.
 
 mod artifacts;
+mod backup;
+mod balance;
 mod catalogue;
 mod disk;
 mod error;
 mod handle;
 mod kits;
+mod quarantine;
 mod reader;
+mod repair;
 mod reviews;
 mod rows;
 mod store;
@@ -22,12 +27,15 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
+pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files};
 pub use catalogue::QualityChange;
 pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use handle::{Ledger, Pending};
+pub use quarantine::{QuarantineKind, QuarantinedUnit};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
+pub use repair::{Correction, Listed, Repair, repair};
 pub use reviews::NewReview;
-pub use store::{Meta, database_path};
+pub use store::{Meta, RESTORE_MARKER, database_path, schema_version};
 pub use unit::{PendingSamples, PendingUnits, SENT_TABLES, SentRows, SentTable, Unit};
 pub use verify::Proof;

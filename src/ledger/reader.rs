@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
 use super::LedgerError;
+use super::quarantine::QuarantinedUnit;
 use super::store::{self, Meta};
 use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 
@@ -22,8 +23,10 @@ pub struct Counters {
     pub kit_units: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
-    /// Those it did not; includes `parked`.
+    /// Those it did not, and that wait; includes `parked`.
     pub pending: u64,
+    /// Those that cannot be sent and that a repair set aside.
+    pub quarantined: u64,
     /// Those it refused.
     pub parked: u64,
     /// Frames captured and not inspected.
@@ -43,6 +46,8 @@ pub struct OutboxStatus {
     pub oldest_at: Option<Timestamp>,
     /// The first parked units and what central said of them, at most ten.
     pub parked_units: Vec<ParkedUnit>,
+    /// The first that a repair set aside, at most ten.
+    pub quarantined_units: Vec<QuarantinedUnit>,
 }
 
 /// A unit that central refused.
@@ -84,9 +89,10 @@ impl LedgerReader {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
                 (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals),
                 (SELECT count(*) FROM reviews), (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
-                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
+                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),
+                (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate')
              FROM outbox_state";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 7]> {
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 8]> {
             Ok([
                 count(row, 0)?,
                 count(row, 1)?,
@@ -95,9 +101,10 @@ impl LedgerReader {
                 count(row, 4)?,
                 count(row, 5)?,
                 count(row, 6)?,
+                count(row, 7)?,
             ])
         };
-        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units] = self
+        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, quarantined] = self
             .connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row([], read))
@@ -107,7 +114,8 @@ impl LedgerReader {
             reviews,
             kit_units,
             delivered,
-            pending: committed.saturating_sub(delivered),
+            pending: committed.saturating_sub(delivered + quarantined),
+            quarantined,
             parked,
             refused,
             captured: committed.saturating_sub(reviews + kit_units) + refused,
@@ -176,7 +184,8 @@ impl LedgerReader {
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_map([], read)?.collect())
             .map_err(&on_sqlite)?;
-        Ok(OutboxStatus { counters, oldest_at: oldest_at.map(Timestamp::from_micros), parked_units })
+        let quarantined_units = self.quarantined(10)?;
+        Ok(OutboxStatus { counters, oldest_at: oldest_at.map(Timestamp::from_micros), parked_units, quarantined_units })
     }
 }
 

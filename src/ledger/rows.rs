@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
 use super::{LedgerError, kits, reviews};
+use crate::failpoint;
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
 /// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
@@ -20,6 +21,7 @@ pub(super) fn insert_inspection(
     for item in &inspection.items {
         insert_item(connection, inspection, item)?;
     }
+    failpoint::hit("ledger.inspection.half");
     insert_anomaly_map(connection, inspection)?;
     insert_frame_qa(connection, inspection)?;
     insert_artifacts(connection, inspection)?;
@@ -66,10 +68,15 @@ fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
 /// `INS-YYYYMMDD-NNNN`, the next of the day; the number is durable with the row that bears it.
 fn next_code(connection: &Connection, captured_at: Timestamp) -> rusqlite::Result<String> {
     let day = captured_at.local_day();
+    // After a restore, numbers that the lost days may have given are skipped.
     let number: i64 = cached(
         connection,
-        "INSERT INTO inspection_codes (day, last_number) VALUES (?1, 1)
-         ON CONFLICT (day) DO UPDATE SET last_number = last_number + 1 RETURNING last_number",
+        "INSERT INTO inspection_codes (day, last_number, skipped)
+         SELECT ?1, floor + 1, floor
+             FROM (SELECT coalesce(max(code_floor), 0) AS floor FROM restores WHERE code_day >= ?1) WHERE true
+         ON CONFLICT (day) DO UPDATE SET skipped = skipped + max(0, excluded.skipped - last_number),
+             last_number = max(last_number, excluded.skipped) + 1
+         RETURNING last_number",
     )?
     .query_row([&day], |row| row.get(0))?;
     Ok(format!("INS-{day}-{number:04}"))
@@ -348,6 +355,7 @@ pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) 
     let mut delivered = 0;
     for seq in seqs {
         delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
+        failpoint::hit("ledger.acknowledge.half");
     }
     let last = seqs.iter().copied().max().unwrap_or(0);
     cached(

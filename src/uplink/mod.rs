@@ -7,6 +7,7 @@
 mod audit;
 mod central;
 mod courier;
+mod dsn;
 mod error;
 mod holds;
 mod migrations;
@@ -166,6 +167,7 @@ impl Worker {
                 Err(UplinkError::Ledger(LedgerError::Stopped)) => break,
                 Err(error) => {
                     self.courier = None;
+                    crate::failpoint::hit("uplink.reconnect");
                     let pause = backoff(failures, fastrand::f64());
                     failures = failures.saturating_add(1);
                     warn!(%error, retry_in_s = pause.as_secs_f32(), "nothing was delivered");
