@@ -18,11 +18,23 @@ pub const WATCH_POLL: Duration = Duration::from_millis(200);
 pub const ITEMS_PER_FRAME_MAX: usize = 256;
 /// Units in one uplink transaction (data model §4.2).
 pub const UPLINK_UNITS_MAX: usize = 500;
-/// Bytes of JSON in one uplink transaction (data model §4.2).
+/// Bytes of rows in one uplink transaction (data model §4.2), before a unit that is longer alone.
 pub const UPLINK_BATCH_BYTES_MAX: usize = 1 << 20;
+/// How long a committed unit may wait for others to share its transaction.
+pub const UPLINK_BATCH_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long central may take over one batch: 1 MiB at 17 kB/s.
+pub const UPLINK_BATCH_TIME_MAX: Duration = Duration::from_secs(60);
 /// First and last pause of the uplink's backoff.
 pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
 pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Longest time to reach the central server and log in.
+pub const UPLINK_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time that sent data may stay unacknowledged by the peer's kernel (TCP_USER_TIMEOUT).
+pub const UPLINK_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// Keepalive of a quiet connection: a dead peer is known after 30 s + 3 × 10 s.
+pub const UPLINK_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+pub const UPLINK_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const UPLINK_KEEPALIVE_RETRIES: u32 = 3;
 /// Inspections the dashboard keeps in memory for its list: 100 × about 4 kB.
 pub const DASHBOARD_RECENT_MAX: usize = 100;
 /// Events an SSE client may lag behind before it is told to reload.

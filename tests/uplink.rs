@@ -252,10 +252,7 @@ fn a_poisoned_row_is_parked_and_the_rest_arrives() {
     let status = LedgerReader::open(dir.path()).unwrap().outbox_status().unwrap();
     assert_eq!((status.counters.pending, status.counters.parked), (2, 2));
     assert_eq!(status.parked_units.iter().map(|unit| unit.seq).collect::<Vec<_>>(), [18, 42]);
-    assert!(
-        status.parked_units[0].last_error.contains("22P05") || status.parked_units[0].last_error.contains("Unicode"),
-        "{status:?}"
-    );
+    assert!(status.parked_units[0].last_error.contains("0x00"), "{status:?}");
     ledger.commit(samples::inspection(60), Vec::new()).unwrap();
     assert_eq!(drain(ledger.clone(), &as_site(&dsn), |_| ()).unwrap().delivered, 1);
     assert_eq!(ledger.unpark().unwrap(), 2);

@@ -50,7 +50,8 @@ impl Balance {
             stored_others: number(
                 "SELECT (SELECT count(*) FROM reviews)
                     + (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
-                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')",
+                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
+                    + (SELECT count(*) FROM refusal_reports)",
             )?,
             last_seq: number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?,
             void_seqs: number("SELECT coalesce(sum(void_seqs), 0) FROM outbox_repairs")?,

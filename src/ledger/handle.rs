@@ -120,6 +120,14 @@ impl Ledger {
         self.send(Request::Refused { station: station.to_owned(), reason: reason.code(), count })
     }
 
+    /// Put what was refused in minutes that are over into the outbox; returns how many units joined it.
+    ///
+    /// # Errors
+    /// When that could not be committed; it is then reported later.
+    pub fn report_refusals(&self) -> Result<usize, LedgerError> {
+        self.ask(|reply| Request::ReportRefusals { reply })
+    }
+
     /// Take delivered units out of the outbox; returns how many were still there.
     ///
     /// # Errors

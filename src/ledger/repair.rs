@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::LedgerError;
 use super::balance::Balance;
+use super::pack::Span;
 use super::quarantine::{self, QuarantineKind};
 use super::reader::LedgerReader;
 use super::store;
@@ -32,12 +33,13 @@ struct Root {
     is_after_waiting: &'static str,
 }
 
-const ROOTS: [Root; 4] = [
+const ROOTS: [Root; 5] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM anomaly_maps c WHERE c.inspection_id = u.id)
-                + (SELECT count(*) FROM frame_qa_logs c WHERE c.inspection_id = u.id), u.code
+                + (SELECT count(*) FROM frame_qa_logs c WHERE c.inspection_id = u.id)
+                + (SELECT count(*) FROM artifacts c WHERE c.inspection_id = u.id), u.code
             FROM inspections u WHERE {also} ORDER BY u.rowid",
         is_after_waiting: "u.rowid > (SELECT min(i.rowid) FROM outbox o JOIN inspections i ON i.id = o.key_id
                 WHERE o.root_table = 'inspections' AND o.state = 'pending' AND o.attempts = 0)",
@@ -59,6 +61,12 @@ const ROOTS: [Root; 4] = [
         select: "SELECT u.recorded_at, u.id, 1, 'booking of part ' || u.part_id FROM stock_ledger u
             WHERE u.reference_type = 'manual' AND {also} ORDER BY u.seq",
         is_after_waiting: "u.recorded_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+    },
+    Root {
+        table: "refusal_reports",
+        select: "SELECT u.minute, u.id, 1, 'report of ' || u.refused || ' refusals' FROM refusal_reports u WHERE {also}
+            ORDER BY u.minute, u.id",
+        is_after_waiting: "u.minute > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
 ];
 
@@ -167,7 +175,7 @@ impl Work<'_> {
         }
         let mut after_seq = i64::MIN;
         loop {
-            let entries = self.reader.entries("", after_seq, ENTRIES_PER_READ)?;
+            let entries = self.reader.entries("", Span::beyond(after_seq, ENTRIES_PER_READ))?;
             let Some(last) = entries.last() else { return Ok(()) };
             after_seq = last.seq;
             for entry in &entries {

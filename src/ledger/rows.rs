@@ -30,7 +30,8 @@ pub(super) fn insert_inspection(
     let row_count = 1
         + inspection.items.len()
         + usize::from(inspection.anomaly.is_some())
-        + usize::from(inspection.quality.is_some());
+        + usize::from(inspection.quality.is_some())
+        + inspection.artifacts.len();
     cached(
         connection,
         "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
@@ -265,22 +266,6 @@ pub(super) fn insert_provenance(
         "INSERT INTO provenances (sha256, created_at, record) VALUES (?1, ?2, ?3) ON CONFLICT (sha256) DO NOTHING",
     )?
     .execute(params![sha256.as_bytes(), now.as_micros(), record])?;
-    Ok(())
-}
-
-pub(super) fn insert_refusal(
-    connection: &Connection,
-    (station, reason): (&str, &str),
-    refused: u64,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let minute = now.as_micros() - now.as_micros().rem_euclid(60_000_000);
-    cached(
-        connection,
-        "INSERT INTO refusals (minute, station, reason, refused) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (minute, station, reason) DO UPDATE SET refused = refused + excluded.refused",
-    )?
-    .execute(params![minute, station, reason, i64::try_from(refused).unwrap_or(i64::MAX)])?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::LedgerError;
 use super::artifacts::artifacts_dir;
 use super::balance::{self, Balance};
+use super::pack::Span;
 use super::reader::{Counters, LedgerReader, parse};
 use crate::types::Digest;
 
@@ -103,6 +104,14 @@ impl LedgerReader {
                 format!("outbox entry {seq} names a unit that an earlier entry names too; run `loupe outbox repair`")
             });
         }
+        let unbalanced =
+            "SELECT r.station, r.reason FROM refusals r WHERE r.reported <> (SELECT coalesce(sum(f.refused), 0)
+                 FROM refusal_reports f WHERE f.minute = r.minute AND f.station = r.station AND f.reason = r.reason)";
+        self.for_each(unbalanced, |row| {
+            let (station, reason): (String, String) = (row.get(0)?, row.get(1)?);
+            proof.expect(false, || format!("what {station} refused for {reason} differs from its reports"));
+            Ok(())
+        })?;
         let above = "SELECT i.code FROM inspections i LEFT JOIN inspection_codes c ON c.day = substr(i.code, 5, 8)
              WHERE CAST(substr(i.code, 14) AS INTEGER) > coalesce(c.last_number, 0)";
         self.for_each(above, |row| {
@@ -156,7 +165,7 @@ impl LedgerReader {
     fn verify_units(&self, proof: &mut Proof) -> Result<(), LedgerError> {
         let mut after_seq = 0;
         loop {
-            let entries = self.entries("", after_seq, ENTRIES_PER_READ)?;
+            let entries = self.entries("", Span::beyond(after_seq, ENTRIES_PER_READ))?;
             let Some(last) = entries.last() else { return Ok(()) };
             after_seq = last.seq;
             for entry in &entries {

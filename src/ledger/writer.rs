@@ -19,7 +19,7 @@ use super::artifacts::{self, ArtifactBatch, NewArtifact};
 use super::catalogue::{self, QualityChange};
 use super::kits;
 use super::reviews::{self, NewReview};
-use super::{LedgerError, rows, store};
+use super::{LedgerError, refusals, rows, store};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::limits;
@@ -53,6 +53,7 @@ pub(super) enum Request {
     Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
     GpuStats { recorded_at: Timestamp, samples: Vec<GpuStat>, reply: Reply<()> },
     Refused { station: String, reason: &'static str, count: u64 },
+    ReportRefusals { reply: Reply<usize> },
     Acknowledge { seqs: Vec<i64>, batch: Digest, reply: Reply<usize> },
     AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
     Park { seq: i64, error: String, reply: Reply<usize> },
@@ -213,7 +214,7 @@ impl Writer {
             return Err(source);
         }
         for ((station, reason), count) in &self.refused {
-            rows::insert_refusal(&self.connection, (station, reason), *count, now)?;
+            refusals::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
         disk("ledger.commit.before")?;
         self.connection.execute_batch("COMMIT")
@@ -260,6 +261,10 @@ impl Writer {
                 let written =
                     self.in_savepoint(|| after(rows::bind_site(connection, site_id), "ledger.bind_site.savepoint"));
                 self.finish(written, reply, done, |bound, reply| Done::Site(bound, site_id, reply))?;
+            }
+            Request::ReportRefusals { reply } => {
+                let written = self.in_savepoint(|| refusals::report(connection, now));
+                self.finish(written, reply, done, Done::Count)?;
             }
             Request::Review { review, reply } => {
                 let written = self.in_savepoint(|| {
@@ -411,6 +416,7 @@ impl Request {
             Request::Acknowledge { reply, .. }
             | Request::AcknowledgeGpuStats { reply, .. }
             | Request::Park { reply, .. }
+            | Request::ReportRefusals { reply }
             | Request::Unpark { reply } => answer(&reply, Err(error)),
             Request::Review { reply, .. } => answer(&reply, Err(error)),
             Request::Edit { reply, .. } => answer(&reply, Err(error)),
