@@ -53,6 +53,8 @@ enum Command {
     Publish(cmd::publish::Args),
     /// Manage the central PostgreSQL database.
     Db(cmd::db::Args),
+    /// Prove that the central audit was not touched.
+    Audit(cmd::audit::Args),
     /// Print a shell completion script.
     Completions {
         /// The shell: bash, zsh, fish, elvish or powershell.
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Provisioning(args) => cmd::provisioning::run(args),
         Command::Publish(args) => cmd::publish::run(args),
         Command::Db(args) => cmd::db::run(args),
+        Command::Audit(args) => cmd::audit::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());
             Ok(())

@@ -1,11 +1,13 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
+pub mod audit;
 pub mod bank;
 mod board;
 pub mod catalog;
 pub mod check;
 mod console;
 pub mod db;
+mod db_jobs;
 pub mod demo;
 mod duplicates;
 mod evidence;
