@@ -45,6 +45,8 @@ enum Command {
     Inventory(cmd::inventory::Args),
     /// See and send what the central database has not yet acknowledged.
     Outbox(cmd::outbox::Args),
+    /// Keep a device in one file, prove it, and put it back.
+    Backup(cmd::backup::Args),
     /// Manage the central PostgreSQL database.
     Db(cmd::db::Args),
     /// Print a shell completion script.
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Kit(args) => cmd::kit::run(args),
         Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
+        Command::Backup(args) => cmd::backup::run(args),
         Command::Db(args) => cmd::db::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());

@@ -45,6 +45,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("catalogue", &["types", "limits"]),
     // A session's count is booked in the transaction that ends it.
     ("ledger", &["types", "limits", "clock", "observe", "kit"]),
+    // Which files make up a device, the configuration says; what of them is a secret, the uplink.
+    ("backup", &["types", "clock", "ledger", "config", "uplink"]),
     ("uplink", &["types", "limits", "clock", "shutdown", "ledger", "observe"]),
     ("observe", &["types", "limits", "clock"]),
     ("dashboard", &["types", "limits", "clock", "shutdown", "notify", "observe"]),

@@ -1,5 +1,6 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
+pub mod backup;
 pub mod bank;
 mod board;
 pub mod catalog;
@@ -18,6 +19,7 @@ pub mod inventory;
 pub mod kit;
 mod ledger_desk;
 pub mod outbox;
+mod outbox_file;
 mod outbox_repair;
 pub mod review;
 pub mod run;

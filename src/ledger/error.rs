@@ -29,6 +29,8 @@ pub enum LedgerError {
         state_dir.display(), marker.display()
     )]
     HalfRestored { state_dir: PathBuf, marker: PathBuf },
+    #[error("{} {detail}", path.display())]
+    Parcel { path: PathBuf, detail: String },
     #[error("cannot {action} {}: {source}; check the disk and the folder's owner", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the ledger {} could not be read or written: {source}; check free space and the disk", path.display())]

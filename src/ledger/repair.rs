@@ -24,15 +24,15 @@ const LINES_MAX: usize = 100;
 const ENTRIES_PER_READ: usize = 500;
 
 /// How the units of one table are found that no entry names: what the repair must know of each root.
-struct Root {
-    table: &'static str,
+pub(super) struct Root {
+    pub table: &'static str,
     /// SELECT key time, id, row count and a name for people of every unit without an entry that meets `{also}`.
-    select: &'static str,
+    pub select: &'static str,
     /// SQL condition: its commit is later than that of the oldest entry that still waits for its first sending.
     is_after_waiting: &'static str,
 }
 
-const ROOTS: [Root; 4] = [
+pub(super) const ROOTS: [Root; 4] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)

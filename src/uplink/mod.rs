@@ -5,8 +5,10 @@
 //! is held in memory but one batch. This is the only room that names PostgreSQL.
 
 mod central;
+mod compare;
 mod courier;
 mod error;
+mod push;
 mod secret;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +20,10 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
+pub use compare::{Comparison, compare};
 pub use courier::{Courier, Delivery};
 pub use error::UplinkError;
+pub use push::{Pushed, push};
 pub use secret::Secret;
 
 use crate::clock::Clock;
