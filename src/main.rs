@@ -71,6 +71,10 @@ fn main() -> ExitCode {
         eprintln!("loupe: {error}");
         return ExitCode::from(cmd::EXIT_USAGE);
     }
+    if let Err(error) = loupe::failpoint::arm() {
+        eprintln!("loupe: {error}");
+        return ExitCode::from(cmd::EXIT_USAGE);
+    }
     let result = match cli.command {
         Command::Run(args) => cmd::run::run(args),
         Command::Demo(args) => cmd::demo::run(args),

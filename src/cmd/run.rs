@@ -18,6 +18,7 @@ use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, KitFn, ReviewFn, StationInfo};
+use crate::failpoint;
 use crate::inference::Runtime;
 use crate::ledger::{self, Ledger, LedgerReader};
 use crate::limits::SHUTDOWN_GRACE;
@@ -72,6 +73,7 @@ pub fn serve(
     let state_dir = config.storage.state_dir.clone();
     let ledger = Ledger::open(&state_dir, clock.clone())
         .with_context(|| format!("state folder {} (storage.state_dir)", state_dir.display()))?;
+    failpoint::hit("daemon.start.ledger");
     let shared = Shared {
         runtime,
         ledger: ledger.clone(),
@@ -97,6 +99,7 @@ pub fn serve(
         })?
     };
     board.set_stations(pipeline.stations());
+    failpoint::hit("daemon.start.pipeline");
 
     let stop_dashboard = Shutdown::new();
     let recipes = config.stations.iter().map(|station| Arc::new(station.recipe.clone())).collect();
@@ -129,24 +132,28 @@ pub fn serve(
         on_ready(dashboard.addr);
     }
 
+    failpoint::hit("daemon.start.ready");
     if until == Until::Stopped {
         while !shutdown.wait_timeout(Duration::from_secs(3600)) {}
     }
     let grace = shutdown.clone();
     std::thread::Builder::new().name("grace".to_owned()).spawn(move || exit_after_grace(&grace))?;
     pipeline.join();
+    failpoint::hit("daemon.stop.pipeline");
     notify::stopping();
     info!("stopping: everything captured is committed");
     stop_uplink.request();
     if let Some(uplink) = uplink {
         uplink.join();
     }
+    failpoint::hit("daemon.stop.uplink");
     if dashboard.is_some() {
         // Gone already is as good.
         drop(std::fs::remove_file(&address_file));
     }
     stop_dashboard.request();
     let closed = ledger.close();
+    failpoint::hit("daemon.stop.ledger");
     for thread in [telemetry].into_iter().chain(watchdog) {
         if thread.join().is_err() {
             error!("a helper thread panicked");

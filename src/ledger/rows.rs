@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
 use super::{LedgerError, kits, reviews};
+use crate::failpoint;
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
 /// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
@@ -20,6 +21,7 @@ pub(super) fn insert_inspection(
     for item in &inspection.items {
         insert_item(connection, inspection, item)?;
     }
+    failpoint::hit("ledger.inspection.half");
     insert_anomaly_map(connection, inspection)?;
     insert_frame_qa(connection, inspection)?;
     insert_artifacts(connection, inspection)?;
@@ -353,6 +355,7 @@ pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) 
     let mut delivered = 0;
     for seq in seqs {
         delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
+        failpoint::hit("ledger.acknowledge.half");
     }
     let last = seqs.iter().copied().max().unwrap_or(0);
     cached(

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::LedgerError;
 use super::artifacts;
 use crate::clock::{Clock, Stopwatch};
+use crate::failpoint;
 
 mod embedded {
     refinery::embed_migrations!("migrations/ledger");
@@ -53,17 +54,18 @@ pub struct Meta {
 
 /// Open the ledger below `state_dir`, making and migrating it where needed, and mark it as in use.
 pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError> {
-    std::fs::create_dir_all(state_dir).map_err(LedgerError::io("create", state_dir))?;
+    artifacts::create_durably(state_dir)?;
     let lock = lock(state_dir)?;
     refuse_half_restored(state_dir)?;
     let path = database_path(state_dir);
     let on_sqlite = LedgerError::sqlite(&path);
-    let is_new = !path.exists();
     let mut connection = Connection::open(&path).map_err(&on_sqlite)?;
-    if is_new {
+    failpoint::hit("ledger.open.created");
+    if is_empty(&connection, &path)? {
         // Takes effect only before the first page is written.
         connection.execute_batch("PRAGMA page_size = 8192; PRAGMA application_id = 0x4c4f5550;").map_err(&on_sqlite)?;
     }
+    failpoint::hit("ledger.open.identified");
     check_application_id(&connection, &path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
     connection
@@ -73,11 +75,10 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
         )
         .map_err(&on_sqlite)?;
     connection.set_prepared_statement_cache_capacity(32);
-    if !is_new {
-        refuse_newer(&connection, &path)?;
-    }
+    refuse_newer(&connection, &path)?;
     migrate(&mut connection, &path)?;
     let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
+    failpoint::hit("ledger.run.begun");
     artifacts::prepare(state_dir)?;
     if !was_clean {
         recover(&connection, state_dir, &path)?;
@@ -171,6 +172,13 @@ fn lock(state_dir: &Path) -> Result<File, LedgerError> {
     Ok(file)
 }
 
+/// Whether nothing was ever written to the file: it is new, or a first start was cut off before its first page.
+fn is_empty(connection: &Connection, path: &Path) -> Result<bool, LedgerError> {
+    let pages: i64 =
+        connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
+    Ok(pages == 0)
+}
+
 fn check_application_id(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
     let found: i32 =
         connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
@@ -178,14 +186,18 @@ fn check_application_id(connection: &Connection, path: &Path) -> Result<(), Ledg
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
-    let mut runner = embedded::migrations::runner();
+    // One transaction for all: by itself each migration and the note that it was applied are two, and a power cut in
+    // between leaves a ledger that no start can bring further.
+    let mut runner = embedded::migrations::runner().set_grouped(true);
     runner.set_migration_table_name("schema_migrations");
+    failpoint::hit("ledger.migrate.before");
     let report = runner
         .run(connection)
         .map_err(|source| LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) })?;
     for migration in report.applied_migrations() {
         info!(path = %path.display(), migration = %migration, "ledger migrated");
     }
+    failpoint::hit("ledger.migrate.after");
     Ok(())
 }
 
@@ -225,7 +237,9 @@ fn recover(connection: &Connection, state_dir: &Path, path: &Path) -> Result<(),
     if finding != "ok" {
         return Err(LedgerError::Corrupt { path: path.to_owned(), finding });
     }
+    failpoint::hit("ledger.recover.checked");
     let removed = artifacts::remove_leftovers(connection, state_dir)?;
+    failpoint::hit("ledger.recover.swept");
     warn!(
         path = %path.display(),
         files_removed = removed,
@@ -237,6 +251,8 @@ fn recover(connection: &Connection, state_dir: &Path, path: &Path) -> Result<(),
 
 /// The run ends well: everything committed, moved from the log into the file, and marked so.
 pub(super) fn end_run(connection: &Connection) -> rusqlite::Result<()> {
+    failpoint::hit("ledger.close.before");
     connection.execute("UPDATE ledger_meta SET clean_shutdown = 1", [])?;
+    failpoint::hit("ledger.close.marked");
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }

@@ -21,6 +21,7 @@ use super::kits;
 use super::reviews::{self, NewReview};
 use super::{LedgerError, rows, store};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::limits;
 use crate::types::{Catalogue, Digest, GpuStat, Inspection, KitOrder, Review, Timestamp};
 
@@ -127,6 +128,7 @@ impl Writer {
             error!(path = %self.path.display(), %error, "the ledger could not be closed cleanly");
         }
         drop(self);
+        failpoint::hit("ledger.close.after");
         if let Some(reply) = closing {
             answer(&reply, ended);
         }
@@ -143,8 +145,10 @@ impl Writer {
         match outcome {
             Ok(()) => {
                 self.refused.clear();
+                failpoint::hit("ledger.commit.after");
                 for request in done {
                     request.confirm();
+                    failpoint::hit("ledger.reply.after");
                 }
             }
             Err(source) => {
@@ -196,7 +200,9 @@ impl Writer {
 
     /// BEGIN, every request, COMMIT. What needs an answer after COMMIT is put into `done`, also when this fails.
     fn write_group(&mut self, group: Vec<Request>, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
-        let mut failed = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        failpoint::hit("ledger.begin.before");
+        let mut failed =
+            self.connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| disk("ledger.begin.after")).err();
         for request in group {
             match (&failed, request) {
                 (None, request) => failed = self.write(request, now, done).err(),
@@ -209,6 +215,7 @@ impl Writer {
         for ((station, reason), count) in &self.refused {
             rows::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
+        disk("ledger.commit.before")?;
         self.connection.execute_batch("COMMIT")
     }
 
@@ -218,17 +225,23 @@ impl Writer {
         match request {
             Request::Commit { inspection, reply, .. } => self.write_inspection(inspection, reply, now, done)?,
             Request::Provenance { sha256, record, reply } => {
-                let written = self.in_savepoint(|| rows::insert_provenance(connection, sha256, &record, now));
+                let written = self.in_savepoint(|| {
+                    rows::insert_provenance(connection, sha256, &record, now)?;
+                    disk("ledger.provenance.savepoint")
+                });
                 self.finish(written, reply, done, |(), reply| Done::Digest(sha256, reply))?;
             }
             Request::GpuStats { recorded_at, samples, reply } => {
                 let written = self.in_savepoint(|| {
-                    rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX)
+                    rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX)?;
+                    disk("ledger.gpu_stats.savepoint")
                 });
                 self.finish(written, reply, done, |(), reply| Done::Unit(reply))?;
             }
             Request::Acknowledge { seqs, batch, reply } => {
-                let written = self.in_savepoint(|| rows::acknowledge(connection, &seqs, batch));
+                let written = self.in_savepoint(|| {
+                    after(rows::acknowledge(connection, &seqs, batch), "ledger.acknowledge.savepoint")
+                });
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::AcknowledgeGpuStats { seqs, reply } => {
@@ -236,7 +249,7 @@ impl Writer {
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::Park { seq, error, reply } => {
-                let written = self.in_savepoint(|| rows::park(connection, seq, &error));
+                let written = self.in_savepoint(|| after(rows::park(connection, seq, &error), "ledger.park.savepoint"));
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::Unpark { reply } => {
@@ -244,15 +257,18 @@ impl Writer {
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::BindSite { site_id, reply } => {
-                let written = self.in_savepoint(|| rows::bind_site(connection, site_id));
+                let written =
+                    self.in_savepoint(|| after(rows::bind_site(connection, site_id), "ledger.bind_site.savepoint"));
                 self.finish(written, reply, done, |bound, reply| Done::Site(bound, site_id, reply))?;
             }
             Request::Review { review, reply } => {
-                let written = self.in_savepoint(|| reviews::insert_review(connection, &review, now));
+                let written = self.in_savepoint(|| {
+                    after(reviews::insert_review(connection, &review, now), "ledger.review.savepoint")
+                });
                 self.finish(written, reply, done, |review, reply| Done::Review(Box::new(review), reply))?;
             }
             Request::Edit { edit, reply } => {
-                let written = self.in_savepoint(|| edit.apply(connection, now));
+                let written = self.in_savepoint(|| after(edit.apply(connection, now), "ledger.edit.savepoint"));
                 self.finish(written, reply, done, Done::Value)?;
             }
             Request::Refused { .. } | Request::Close { .. } => {}
@@ -267,7 +283,10 @@ impl Writer {
         now: Timestamp,
         done: &mut Vec<Done>,
     ) -> rusqlite::Result<()> {
-        match self.in_savepoint(|| rows::insert_inspection(&self.connection, &mut inspection, now)) {
+        match self.in_savepoint(|| {
+            rows::insert_inspection(&self.connection, &mut inspection, now)?;
+            disk("ledger.inspection.savepoint")
+        }) {
             Ok(()) => done.push(Done::Inspection(inspection, reply)),
             Err(source) if is_disk_error(&source) => {
                 answer(&reply, Err(LedgerError::GroupFailed { reason: source.to_string() }));
@@ -313,12 +332,26 @@ impl Writer {
 
     /// SQLite rolls back by itself on some errors; this makes sure that no transaction stays open.
     fn roll_back(&self) {
+        failpoint::hit("ledger.rollback.before");
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
             warn!(path = %self.path.display(), %error, "the ledger could not roll back");
         }
     }
+}
+
+/// A failpoint within a transaction; armed with `error` it is what SQLite says of a failing disk.
+fn disk(name: &'static str) -> rusqlite::Result<()> {
+    let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    failpoint::io(name).map_err(|error| rusqlite::Error::SqliteFailure(failed, Some(error.to_string())))
+}
+
+/// What was written, unless the disk fails at the failpoint `name`.
+fn after<T>(written: rusqlite::Result<T>, name: &'static str) -> rusqlite::Result<T> {
+    let value = written?;
+    disk(name)?;
+    Ok(value)
 }
 
 /// Whether the disk failed, not the row.

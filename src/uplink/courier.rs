@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::central::Central;
 use super::{Secret, UplinkError};
+use crate::failpoint;
 use crate::ledger::{Counters, Ledger, LedgerReader, PendingSamples, SENT_TABLES, SentTable, Unit};
 use crate::limits;
 use crate::types::Digest;
@@ -65,7 +66,9 @@ impl Courier {
     /// # Errors
     /// When the server refuses, its schema is older than this program, or the login may not write the site.
     pub async fn connect(ledger: Ledger, dsn: &Secret, site_id: Option<Uuid>) -> Result<Self, UplinkError> {
+        failpoint::hit("uplink.connect.before");
         let mut central = Central::connect(dsn).await?;
+        failpoint::hit("uplink.connect.after");
         central.check_schema().await?;
         let granted = granted_site(&mut central, site_id).await?;
         let server = central.server.clone();
@@ -92,6 +95,7 @@ impl Courier {
         let mut delivery = Delivery::default();
         loop {
             let pending = self.reader.pending_units(self.units_max, limits::UPLINK_BATCH_BYTES_MAX)?;
+            failpoint::hit("uplink.read.after");
             for (seq, error) in &pending.unreadable {
                 warn!(seq, %error, "an outbox entry cannot be read; parked");
                 self.ledger.park(*seq, &error.to_string())?;
@@ -122,15 +126,18 @@ impl Courier {
                 Ok(sha256) => {
                     let seqs = batch.iter().map(|unit| unit.seq).collect();
                     delivery.delivered += self.ledger.acknowledge(seqs, sha256)? as u64;
+                    failpoint::hit("uplink.acknowledge.after");
                 }
                 Err(error) if error.is_about_the_rows() && batch.len() == 1 => {
                     let unit = &batch[0];
                     warn!(seq = unit.seq, id = %unit.id, %error, "central refuses; parked");
+                    failpoint::hit("uplink.park.before");
                     self.ledger.park(unit.seq, &error.to_string())?;
                     delivery.parked += 1;
                 }
                 Err(error) if error.is_about_the_rows() => {
                     info!(units = batch.len(), %error, "central refuses a batch; halving it");
+                    failpoint::hit("uplink.halve");
                     let later = batch.split_off(batch.len() / 2);
                     batches.push(later);
                     batches.push(batch);
@@ -156,6 +163,7 @@ impl Courier {
             tables.insert("provenances", self.reader.provenances(provenances)?);
         }
         let encoded = self.encode(tables)?;
+        failpoint::hit("uplink.encode.after");
         let sha256 = Digest::of(encoded.iter().map(|(_, json)| json.as_str()).collect::<String>().as_bytes());
         let row_count = units.iter().flat_map(|unit| unit.rows.values()).map(Vec::len).sum();
         let batch = self.batch_row(units, row_count, &counters, sha256);
@@ -180,6 +188,7 @@ impl Courier {
                     delivery.gpu_stats += seqs.len() as u64;
                 }
             }
+            failpoint::hit("uplink.gpu_stats.sent");
             self.ledger.acknowledge_gpu_stats(seqs)?;
         }
     }
@@ -233,18 +242,24 @@ impl Courier {
         let work = async {
             let on_statement = UplinkError::statement(&server);
             let transaction = self.central.client.transaction().await.map_err(&on_statement)?;
+            failpoint::io("uplink.begin.after")
+                .map_err(|_| UplinkError::Timeout { server: server.clone(), seconds: 0 })?;
             let set = "SELECT set_config('loupe.site_id', $1, true)";
             transaction.query_typed(set, &[(&site_id, Type::TEXT)]).await.map_err(&on_statement)?;
             for (table, rows) in &encoded {
                 let columns: Vec<&str> = table.columns().collect();
                 insert(&transaction, table.name, &columns, table.key, rows).await.map_err(&on_statement)?;
+                failpoint::hit("uplink.insert.after");
             }
             if let Some(batch) = batch {
                 let rows = json_text("ingest_batches", &[batch])?;
                 let key = ["enqueued_at", "id"];
                 insert(&transaction, "ingest_batches", &BATCH_COLUMNS, &key, &rows).await.map_err(&on_statement)?;
             }
-            transaction.commit().await.map_err(&on_statement)
+            failpoint::hit("uplink.commit.before");
+            transaction.commit().await.map_err(&on_statement)?;
+            failpoint::hit("uplink.commit.after");
+            Ok(())
         };
         let timed_out = UplinkError::Timeout { server: server.clone(), seconds: BATCH_TIMEOUT.as_secs() };
         tokio::time::timeout(BATCH_TIMEOUT, work).await.map_err(|_| timed_out)?

@@ -7,6 +7,7 @@
 mod central;
 mod compare;
 mod courier;
+mod dsn;
 mod error;
 mod push;
 mod secret;
@@ -158,6 +159,7 @@ impl Worker {
                 Err(UplinkError::Ledger(LedgerError::Stopped)) => break,
                 Err(error) => {
                     self.courier = None;
+                    crate::failpoint::hit("uplink.reconnect");
                     let pause = backoff(failures, fastrand::f64());
                     failures = failures.saturating_add(1);
                     warn!(%error, retry_in_s = pause.as_secs_f32(), "nothing was delivered");

@@ -42,13 +42,29 @@ impl Postgres {
     }
 
     pub fn restart(&self) {
+        self.restart_with(&[]);
+    }
+
+    /// As [`Postgres::restart`], with these variables in the server's environment.
+    pub fn restart_with(&self, environment: &[(&str, &Path)]) {
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off -c shared_buffers=32MB",
             self.port,
             self.dir.path().display()
         );
         let log = self.dir.path().join("log").display().to_string();
-        self.run("pg_ctl", &["-D", &self.data(), "-w", "-t", "60", "-l", &log, "-o", &options, "start"]);
+        self.run_with(
+            "pg_ctl",
+            &["-D", &self.data(), "-w", "-t", "60", "-l", &log, "-o", &options, "start"],
+            environment,
+        );
+    }
+
+    /// Whether the server takes connections.
+    pub fn answers(&self) -> bool {
+        let port = self.port.to_string();
+        let mut ready = Command::new(self.bin.join("pg_isready"));
+        ready.args(["-q", "-h", "127.0.0.1", "-p", &port]).status().unwrap().success()
     }
 
     pub fn stop(&self) {
@@ -94,6 +110,10 @@ impl Postgres {
     }
 
     fn run(&self, program: &str, args: &[&str]) {
+        self.run_with(program, args, &[]);
+    }
+
+    fn run_with(&self, program: &str, args: &[&str], environment: &[(&str, &Path)]) {
         let program = self.bin.join(program);
         let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
         let mut command = if is_root {
@@ -103,7 +123,8 @@ impl Postgres {
         } else {
             Command::new(&program)
         };
-        let status = command.args(args).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        command.args(args).envs(environment.iter().copied()).current_dir("/");
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         assert!(status.success(), "{} {args:?}: {status}", program.display());
     }
 }
