@@ -362,7 +362,7 @@ fn secrets_come_along_only_encrypted_and_only_when_asked() {
     assert!(said.contains("the passphrase is wrong"), "{said}");
     succeed(verify(&file).args(phrase("phrase")));
     let root = folder.path().join("root");
-    let mut restore = || {
+    let restore = || {
         let mut command = loupe();
         command.args(["backup", "restore"]).arg(&file).arg("--to").arg(&root);
         command

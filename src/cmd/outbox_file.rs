@@ -74,7 +74,10 @@ fn print_exported(exported: &Exported) {
     if exported.unreadable > 0 {
         println!("{} more cannot be sent and are only named: see `loupe outbox repair`", exported.unreadable);
     }
-    println!("nothing changed here; on a machine with a network: loupe outbox push {} --dsn …", exported.path.display());
+    println!(
+        "nothing changed here; on a machine with a network: loupe outbox push {} --dsn …",
+        exported.path.display()
+    );
 }
 
 /// # Errors

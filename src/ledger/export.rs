@@ -129,7 +129,8 @@ impl LedgerReader {
             for entry in &entries {
                 if let Some((kind, reason)) = self.entry_fault(entry)? {
                     let id = Uuid::from_bytes(entry.key_id);
-                    let aside = AsideRecord { seq: entry.seq, kind, root_table: &entry.root_table, id, reason: &reason };
+                    let aside =
+                        AsideRecord { seq: entry.seq, kind, root_table: &entry.root_table, id, reason: &reason };
                     writer.record(ASIDE_TAG, &to_value(&aside)?.to_string())?;
                     unreadable += 1;
                     continue;
@@ -191,8 +192,7 @@ fn record_of(unit: &Unit) -> Result<String, LedgerError> {
 }
 
 pub(super) fn to_value(value: &impl Serialize) -> Result<Value, LedgerError> {
-    serde_json::to_value(value)
-        .map_err(|error| LedgerError::Unreadable { table: "outbox", detail: error.to_string() })
+    serde_json::to_value(value).map_err(|error| LedgerError::Unreadable { table: "outbox", detail: error.to_string() })
 }
 
 /// Read a parcel to its end, comparing every digest; each record goes to `visit`. Returns whose it is and its name.
@@ -213,7 +213,8 @@ pub fn read_parcel<E: From<LedgerError>>(
         };
         visit(record.map_err(unknown)?)
     })?;
-    let header = serde_json::from_value(proved.header).map_err(|error| unknown(format!("has a bad header: {error}")))?;
+    let header =
+        serde_json::from_value(proved.header).map_err(|error| unknown(format!("has a bad header: {error}")))?;
     Ok((header, proved.sha256))
 }
 

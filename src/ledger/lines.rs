@@ -38,7 +38,10 @@ pub(super) struct LinesWriter {
 impl LinesWriter {
     pub fn create(target: &Path, format: &str, header: &Value) -> Result<Self, LedgerError> {
         if target.exists() {
-            return Err(LedgerError::Parcel { path: target.to_owned(), detail: "is there already; choose another name".to_owned() });
+            return Err(LedgerError::Parcel {
+                path: target.to_owned(),
+                detail: "is there already; choose another name".to_owned(),
+            });
         }
         let mut partial = target.as_os_str().to_owned();
         partial.push(".partial");
@@ -151,7 +154,8 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn fault(&self, what: &str) -> LedgerError {
-        let detail = format!("is damaged at byte {} (record {}): {what}; nothing of it was used", self.offset, self.record);
+        let detail =
+            format!("is damaged at byte {} (record {}): {what}; nothing of it was used", self.offset, self.record);
         LedgerError::Parcel { path: self.path.to_owned(), detail }
     }
 
@@ -165,7 +169,12 @@ impl Reading<'_> {
     }
 
     /// Tag, digest and JSON of a line.
-    fn split<'l>(&self, line: &'l str, format: &str, is_first: bool) -> Result<(&'l str, Digest, &'l str), LedgerError> {
+    fn split<'l>(
+        &self,
+        line: &'l str,
+        format: &str,
+        is_first: bool,
+    ) -> Result<(&'l str, Digest, &'l str), LedgerError> {
         let mut parts = line.trim_end_matches('\n').splitn(3, ' ');
         let (tag, digest, json) =
             (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -229,7 +238,12 @@ mod tests {
         let check = |bytes: &[u8], what: &str| {
             std::fs::write(&path, bytes).unwrap();
             let error = records(&path).expect_err(what);
-            assert!(error.contains("is damaged at byte") || error.contains("another kind of file") || error.contains("has format"), "{what}: {error}");
+            assert!(
+                error.contains("is damaged at byte")
+                    || error.contains("another kind of file")
+                    || error.contains("has format"),
+                "{what}: {error}"
+            );
         };
         for at in 0..whole.len() {
             let mut bytes = whole.clone();

@@ -103,7 +103,8 @@ impl Work {
                 let columns: Vec<&str> = table.columns().chain(["device_id"]).collect();
                 self.compare_rows(table, &rows, &columns)?;
             }
-            let is_child = table.key == ["captured_at", "id"] && table.columns().any(|column| column == "inspection_id");
+            let is_child =
+                table.key == ["captured_at", "id"] && table.columns().any(|column| column == "inspection_id");
             if is_child {
                 self.find_strangers(table, units, &rows)?;
             }
@@ -125,7 +126,8 @@ impl Work {
     ) -> Result<(), UplinkError> {
         self.found.rows += rows.len() as u64;
         let on = table.key.iter().map(|key| format!("c.{key} = l.{key}")).collect::<Vec<_>>().join(" AND ");
-        let list = |alias: &str| columns.iter().map(|column| format!("{alias}.{column}")).collect::<Vec<_>>().join(", ");
+        let list =
+            |alias: &str| columns.iter().map(|column| format!("{alias}.{column}")).collect::<Vec<_>>().join(", ");
         let sql = format!(
             "SELECT to_jsonb(l), CASE WHEN c.site_id IS NULL THEN NULL ELSE to_jsonb(c) END
              FROM jsonb_populate_recordset(NULL::loupe.{name}, $1::jsonb) l

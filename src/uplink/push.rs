@@ -70,7 +70,8 @@ pub fn push(
         .build()
         .map_err(|error| UplinkError::Provision { detail: format!("no runtime: {error}") })?;
     let (central, site_id) = runtime.block_on(connect(dsn, site_id, &header))?;
-    let mut sender = Sender { runtime, central, site_id, header, provenances: BTreeMap::new(), acknowledged: Vec::new() };
+    let mut sender =
+        Sender { runtime, central, site_id, header, provenances: BTreeMap::new(), acknowledged: Vec::new() };
 
     let mut waiting: Vec<(Unit, Digest)> = Vec::new();
     let mut bytes = 0;
@@ -100,11 +101,7 @@ pub fn push(
 }
 
 /// Connect and agree on the site: the export's, `asked`, or the one that the login is bound to.
-async fn connect(
-    dsn: &Secret,
-    asked: Option<Uuid>,
-    header: &ParcelHeader,
-) -> Result<(Central, Uuid), UplinkError> {
+async fn connect(dsn: &Secret, asked: Option<Uuid>, header: &ParcelHeader) -> Result<(Central, Uuid), UplinkError> {
     if let (Some(bound), Some(asked)) = (header.site_id, asked)
         && bound != asked
     {
@@ -186,10 +183,9 @@ impl Sender {
         let outcome = self.runtime.block_on(async { tokio::time::timeout(BATCH_TIMEOUT, work).await });
         match outcome {
             Ok(outcome) => outcome.map(|new_rows| (sha256, new_rows)),
-            Err(_) => Err(UplinkError::Timeout {
-                server: self.central.server.clone(),
-                seconds: BATCH_TIMEOUT.as_secs(),
-            }),
+            Err(_) => {
+                Err(UplinkError::Timeout { server: self.central.server.clone(), seconds: BATCH_TIMEOUT.as_secs() })
+            }
         }
     }
 
@@ -232,11 +228,7 @@ fn insert(table: &str, columns: &str, key: &str) -> String {
 }
 
 /// Rows that were new, those of `ingest_batches` not among them.
-async fn transact(
-    central: &mut Central,
-    site_id: Uuid,
-    statements: &[(String, String)],
-) -> Result<u64, UplinkError> {
+async fn transact(central: &mut Central, site_id: Uuid, statements: &[(String, String)]) -> Result<u64, UplinkError> {
     let on_statement = UplinkError::statement(&central.server);
     let site_id = site_id.to_string();
     let transaction = central.client.transaction().await.map_err(&on_statement)?;
