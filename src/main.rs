@@ -47,6 +47,8 @@ enum Command {
     Outbox(cmd::outbox::Args),
     /// Keep a device in one file, prove it, and put it back.
     Backup(cmd::backup::Args),
+    /// See and keep within bounds what this device stores; place legal holds; check the pictures.
+    Storage(cmd::storage::Args),
     /// Manage the central PostgreSQL database.
     Db(cmd::db::Args),
     /// Print a shell completion script.
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
         Command::Backup(args) => cmd::backup::run(args),
+        Command::Storage(args) => cmd::storage::run(args),
         Command::Db(args) => cmd::db::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());

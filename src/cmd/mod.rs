@@ -24,8 +24,10 @@ mod outbox_repair;
 pub mod review;
 pub mod run;
 mod signals;
+pub mod storage;
 
 use crate::ledger::LedgerError;
+
 use crate::uplink::UplinkError;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.

@@ -3,9 +3,10 @@
 use rusqlite::Row;
 
 use super::LedgerError;
+use super::pack::Entry;
 use super::reader::LedgerReader;
 use super::repair::ROOTS;
-use super::unit::{Entry, Unit};
+use super::unit::Unit;
 use crate::types::Timestamp;
 
 impl LedgerReader {

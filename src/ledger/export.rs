@@ -12,9 +12,11 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::lines::{self, LinesWriter};
+use super::pack::Span;
 use super::quarantine::QuarantineKind;
 use super::reader::LedgerReader;
-use super::unit::{SENT_TABLES, SentRows, Unit};
+use super::sent::SENT_TABLES;
+use super::unit::{SentRows, Unit};
 use crate::types::{Digest, Timestamp};
 
 const FORMAT: &str = "loupe-outbox/1";
@@ -123,7 +125,7 @@ impl LedgerReader {
         let (mut units, mut unreadable, mut written) = (0, 0, BTreeSet::new());
         let mut after_seq = i64::MIN;
         loop {
-            let entries = self.entries("", after_seq, ENTRIES_PER_READ)?;
+            let entries = self.entries("", Span::beyond(after_seq, ENTRIES_PER_READ))?;
             let Some(last) = entries.last() else { break };
             after_seq = last.seq;
             for entry in &entries {
@@ -162,7 +164,7 @@ impl LedgerReader {
     /// The unit at `seq` of the outbox, and the digest of the record that an export would write of it; `None` where
     /// there is none, or it cannot be read.
     pub(super) fn record_at(&self, seq: i64) -> Result<Option<(Uuid, Digest)>, LedgerError> {
-        let entries = self.entries("", seq - 1, 1)?;
+        let entries = self.entries("", Span::beyond(seq - 1, 1))?;
         let Some(entry) = entries.first().filter(|entry| entry.seq == seq) else { return Ok(None) };
         match self.unit(entry) {
             Ok(unit) => Ok(Some((unit.id, Digest::of(record_of(&unit)?.as_bytes())))),

@@ -21,6 +21,9 @@ use crate::types::Digest;
 /// Faults listed; more are only counted.
 const FAULTS_MAX: usize = 100;
 
+/// What expires here before its inspection does, all at once.
+const DETAIL: [&str; 3] = ["items", "anomaly_maps", "frame_qa_logs"];
+
 /// What was compared, and what differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Comparison {
@@ -165,7 +168,7 @@ impl Work {
         // Where the detail of an inspection has expired here, the centre rightly has more.
         let whole: Vec<&Map<String, Value>> = units
             .iter()
-            .filter(|unit| unit.rows.len() > 1)
+            .filter(|unit| DETAIL.iter().any(|table| unit.rows.contains_key(table)))
             .filter_map(|unit| unit.rows.get("inspections"))
             .flatten()
             .collect();
