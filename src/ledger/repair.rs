@@ -133,7 +133,8 @@ impl Repair {
 /// When the daemon runs, the file is damaged (restore a backup) or the disk refuses.
 pub fn repair(state_dir: &Path, clock: &Clock, dry_run: bool) -> Result<Repair, LedgerError> {
     let path = store::database_path(state_dir);
-    if !path.exists() {
+    // Opening would make a ledger, but where a restore was cut off it says so.
+    if !path.exists() && !state_dir.join(store::RESTORE_MARKER).exists() {
         return Err(LedgerError::Missing { path });
     }
     let store = store::open(state_dir, clock)?;

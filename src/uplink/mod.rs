@@ -11,9 +11,9 @@ mod compare;
 mod courier;
 mod dsn;
 mod error;
-mod push;
 mod packer;
 mod pipeline;
+mod push;
 mod secret;
 mod tls;
 
