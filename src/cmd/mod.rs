@@ -1,6 +1,7 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
 pub mod audit;
+pub mod backup;
 pub mod bank;
 mod board;
 pub mod catalog;
@@ -20,6 +21,7 @@ pub mod inventory;
 pub mod kit;
 mod ledger_desk;
 pub mod outbox;
+mod outbox_file;
 mod outbox_repair;
 pub mod provisioning;
 pub mod publish;
