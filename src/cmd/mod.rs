@@ -3,6 +3,7 @@
 pub mod bank;
 mod board;
 pub mod catalog;
+mod central_recipe;
 pub mod check;
 mod console;
 pub mod db;
@@ -16,6 +17,7 @@ mod index_bench;
 pub mod inspect;
 pub mod inventory;
 pub mod kit;
+mod late;
 mod ledger_desk;
 pub mod outbox;
 pub mod provisioning;

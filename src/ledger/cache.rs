@@ -288,6 +288,18 @@ impl LedgerReader {
         Ok(Some(DesiredRecipe { recipe, assigned_by, assigned_at }))
     }
 
+    /// The recipe of this digest, as long as the centre offers it to this site.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn central_recipe(&self, sha256: Digest) -> Result<Option<CentralRecipe>, LedgerError> {
+        let sql = "SELECT body FROM central_rows WHERE table_name = 'recipes' AND key = ?1 AND format <= ?2";
+        let key = sha256.to_string();
+        let read = |row: &Row<'_>| row.get::<_, String>(0);
+        let body = self.list(sql, params![key, desired::CENTRAL_FORMAT], read)?.pop();
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
+    }
+
     /// Entries of `batch` that a local import may not change, since they came from the centre.
     ///
     /// # Errors
