@@ -17,6 +17,7 @@ pub mod cmd;
 pub mod config;
 pub mod dashboard;
 pub mod decide;
+pub mod failpoint;
 pub mod inference;
 pub mod kit;
 pub mod ledger;

@@ -45,6 +45,8 @@ enum Command {
     Inventory(cmd::inventory::Args),
     /// See and send what the central database has not yet acknowledged.
     Outbox(cmd::outbox::Args),
+    /// See and keep within bounds what this device stores; place legal holds; check the pictures.
+    Storage(cmd::storage::Args),
     /// See and fetch what the centre wants of this device.
     Provisioning(cmd::provisioning::Args),
     /// Tell sites what to use: catalogue, kits and recipes, at the centre.
@@ -73,6 +75,10 @@ fn main() -> ExitCode {
         eprintln!("loupe: {error}");
         return ExitCode::from(cmd::EXIT_USAGE);
     }
+    if let Err(error) = loupe::failpoint::arm() {
+        eprintln!("loupe: {error}");
+        return ExitCode::from(cmd::EXIT_USAGE);
+    }
     let result = match cli.command {
         Command::Run(args) => cmd::run::run(args),
         Command::Demo(args) => cmd::demo::run(args),
@@ -85,6 +91,7 @@ fn main() -> ExitCode {
         Command::Kit(args) => cmd::kit::run(args),
         Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
+        Command::Storage(args) => cmd::storage::run(args),
         Command::Provisioning(args) => cmd::provisioning::run(args),
         Command::Publish(args) => cmd::publish::run(args),
         Command::Db(args) => cmd::db::run(args),
@@ -99,7 +106,7 @@ fn main() -> ExitCode {
             if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
                 return ExitCode::SUCCESS;
             }
-            let exit_code = error.downcast_ref::<cmd::Failure>().map_or(1, |failure| failure.exit_code);
+            let exit_code = cmd::exit_code(&error);
             eprintln!("loupe: {}", in_words(&error));
             ExitCode::from(exit_code)
         }

@@ -10,6 +10,7 @@ use loupe::clock::{Clock, Stopwatch};
 use loupe::ledger::{CentralTable, Ledger, LedgerReader};
 use loupe::uplink::{Pulled, Secret, UplinkConfig, pull};
 use serde_json::Value;
+use support::pgbouncer::PgBouncer;
 use support::postgres::Postgres;
 use support::{fail_with, loupe, succeed, text};
 use tempfile::TempDir;
@@ -457,4 +458,68 @@ fn killed_in_the_middle_of_a_pull_the_cursor_and_the_rows_agree() {
     let left = 20_000 - here.parts().len();
     assert_eq!(here.pull().rows, left, "what was taken in is not asked again");
     assert_eq!(here.parts().len(), 20_000);
+}
+
+#[test]
+fn killed_at_each_place_a_page_is_taken_in_whole_or_not_at_all() {
+    let Some(server) = migrated() else { return };
+    let here = Site::provision(&server, "plant-07");
+    server.query(
+        "INSERT INTO loupe.parts (part_number, name_en) SELECT 'p' || n, 'Part ' || n FROM generate_series(1, 3000) n",
+    );
+    let places = [
+        "downlink.page.read",
+        "downlink.page.taken",
+        "ledger.edit.savepoint",
+        "ledger.commit.before",
+        "ledger.commit.after",
+        "ledger.reply.after",
+    ];
+    for place in places {
+        let status = loupe()
+            .args(["provisioning", "pull", "--dsn", &here.dsn, "--state"])
+            .arg(here.state.path())
+            .env(loupe::failpoint::VARIABLE, format!("{place}=kill@3"))
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), None, "it never came to {place}");
+        let reader = here.reader();
+        let cursor = reader.central_cursor(CentralTable::Parts).unwrap();
+        let below = server.query(&format!("SELECT count(*) FROM loupe.parts WHERE change_seq <= {cursor}"));
+        assert_eq!(reader.parts().unwrap().len().to_string(), below, "killed at {place}");
+    }
+    let left = 3_000 - here.parts().len();
+    assert!(left > 0 && left < 3_000);
+    assert_eq!((here.pull().rows, here.parts().len()), (left, 3_000));
+    assert!(here.reader().parts().unwrap().iter().all(|card| card.version == 1), "no row was taken in twice");
+}
+
+#[test]
+fn a_pooler_in_transaction_mode_keeps_the_sites_apart() {
+    let Some(server) = migrated() else { return };
+    let sites = [Site::provision(&server, "plant-07"), Site::provision(&server, "plant-08")];
+    server.query(&format!(
+        "INSERT INTO loupe.parts (part_number, name_en, site_id) SELECT 'a' || n, 'A', '{}' FROM generate_series(1, 500) n;
+         INSERT INTO loupe.parts (part_number, name_en, site_id) SELECT 'b' || n, 'B', '{}' FROM generate_series(1, 300) n",
+        sites[0].id, sites[1].id
+    ));
+    // One login for both, which may choose its site, and one session at the server for everybody.
+    server.query("CREATE ROLE gateway LOGIN PASSWORD 'sesame' IN ROLE loupe_ops");
+    let Some(pooler) = PgBouncer::start(&server, &[("gateway", "sesame")]) else { return };
+    let dsn = Secret::new(pooler.dsn_of("gateway", "sesame"));
+    std::thread::scope(|scope| {
+        for site in &sites {
+            let dsn = dsn.clone();
+            scope.spawn(move || {
+                let ledger = Ledger::open(site.state.path(), Clock::system()).unwrap();
+                let config = UplinkConfig { dsn, site_id: Some(site.id.parse().unwrap()) };
+                pull(ledger, &config).unwrap();
+            });
+        }
+    });
+    let counts = sites.each_ref().map(|site| site.parts().len());
+    assert_eq!(counts, [500, 300]);
+    assert!(sites[0].parts().iter().all(|part| part.starts_with('a')));
 }

@@ -62,8 +62,18 @@ impl Device {
     }
 
     fn start(&self) -> Daemon {
+        self.start_armed("")
+    }
+
+    /// `plan`: failpoints; empty: none.
+    fn start_armed(&self, plan: &str) -> Daemon {
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
-        Daemon(loupe().args(["run", "--config"]).arg(self.config()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+        let mut command = loupe();
+        command.args(["run", "--config"]).arg(self.config()).stdout(Stdio::null()).stderr(log);
+        if !plan.is_empty() {
+            command.env(loupe::failpoint::VARIABLE, plan);
+        }
+        Daemon(command.spawn().unwrap())
     }
 
     fn log(&self) -> String {
@@ -224,4 +234,34 @@ fn a_central_recipe_needs_an_uplink() {
     .unwrap();
     let said = fail_with(loupe().args(["check", "--config"]).arg(&config), 78);
     assert!(said.contains("stations[0].recipe") && said.contains("[uplink]"), "{said}");
+}
+
+#[test]
+fn killed_at_each_place_a_new_recipe_is_taken_whole_or_not_at_all() {
+    let Some(server) = Postgres::start() else { return };
+    succeed(loupe().args(["db", "migrate", "--dsn", &server.dsn()]));
+    let device = Device::new(&server, "plant-07");
+    let work = TempDir::new().unwrap();
+    let mut before = Value::Null;
+    let places: Vec<&str> =
+        loupe::failpoint::ALL.iter().copied().filter(|name| name.starts_with("downlink.recipe.")).collect();
+    assert_eq!(places.len(), 4, "{places:?}");
+    for place in places {
+        let sha256 = publish(&server, work.path(), &Needs::Nothing, place);
+        let mut daemon = device.start_armed(&format!("{place}=kill"));
+        let watch = Stopwatch::start();
+        while daemon.0.try_wait().unwrap().is_none() {
+            assert!(watch.elapsed() < PATIENCE, "it never came to {place}: {}", device.log());
+            std::thread::yield_now();
+        }
+        let taken = device.station()["taken_sha256"].clone();
+        let expected = if place == "downlink.recipe.taken" { Value::from(sha256.clone()) } else { before.clone() };
+        assert_eq!(taken, expected, "killed at {place}");
+        let count = device.committed();
+        let daemon = device.start();
+        device.until("taken", |device| device.station()["taken_sha256"] == *sha256);
+        device.until("inspecting", |device| device.committed() >= count + 2);
+        drop(daemon);
+        before = Value::from(sha256);
+    }
 }

@@ -25,6 +25,7 @@ const IMPURE: &[&str] = &["std::fs::", "std::net", "tracing::", "crate::clock", 
 /// The only rooms that may know several others; everything else imports those listed for it.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("failpoint", &[]),
     ("limits", &[]),
     ("clock", &["types"]),
     ("shutdown", &[]),
@@ -36,7 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("inference", &["types", "limits", "clock"]),
     ("locate", &["types", "limits", "inference"]),
     ("measure", &["types", "limits"]),
-    ("matching", &["types", "limits", "clock", "measure"]),
+    ("matching", &["types", "limits", "clock", "measure", "failpoint"]),
     // PatchCore searches its bank through the one FAISS binding.
     ("anomaly", &["types", "limits", "clock", "inference", "matching"]),
     // Option structures live in the room that obeys them.
@@ -44,8 +45,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kit", &["types", "limits"]),
     ("catalogue", &["types", "limits"]),
     // A session's count is booked in the transaction that ends it.
-    ("ledger", &["types", "limits", "clock", "observe", "kit"]),
-    ("uplink", &["types", "limits", "clock", "shutdown", "ledger", "observe"]),
+    ("ledger", &["types", "limits", "clock", "observe", "kit", "failpoint"]),
+    ("uplink", &["types", "limits", "clock", "shutdown", "ledger", "observe", "failpoint"]),
     ("observe", &["types", "limits", "clock"]),
     ("dashboard", &["types", "limits", "clock", "shutdown", "notify", "observe"]),
 ];

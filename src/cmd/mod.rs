@@ -20,11 +20,17 @@ pub mod kit;
 mod late;
 mod ledger_desk;
 pub mod outbox;
+mod outbox_repair;
 pub mod provisioning;
 pub mod publish;
 pub mod review;
 pub mod run;
 mod signals;
+pub mod storage;
+
+use crate::ledger::LedgerError;
+
+use crate::uplink::UplinkError;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +44,22 @@ pub struct Failure {
 pub const EXIT_CONFIG: u8 = 78;
 /// The command line is wrong (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
+
+/// The exit code of `error`: its own where it has one, [`EXIT_CONFIG`] where the state folder needs an operator (in use,
+/// damaged, from a newer version), since starting again cannot help; else 1.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let of_uplink = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(UplinkError::Ledger(ledger)) => Some(ledger),
+        _ => None,
+    });
+    let of_ledger = error.chain().find_map(|cause| cause.downcast_ref::<LedgerError>()).or(of_uplink);
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => failure.exit_code,
+        None if of_ledger.is_some_and(LedgerError::needs_operator) => EXIT_CONFIG,
+        None => 1,
+    }
+}
 
 impl Failure {
     #[must_use]

@@ -6,10 +6,11 @@ use clap::{Args as ClapArgs, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
+use super::Failure;
 use super::db::DsnArgs;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerReader, OutboxStatus, Proof};
-use crate::uplink::{UplinkConfig, drain};
+use crate::uplink::{UplinkConfig, UplinkError, drain};
 
 /// Look at, prove or deliver what waits for the central database.
 #[derive(Debug, ClapArgs)]
@@ -24,6 +25,9 @@ enum Command {
     Status(StateArgs),
     /// Prove that nothing is lost: totals, every waiting unit, every stored picture. Ends with 1 and a list otherwise.
     Verify(StateArgs),
+    /// Set aside what cannot be sent, enqueue what would never be sent, set the totals right. Nothing is deleted. The
+    /// daemon must not be running.
+    Repair(super::outbox_repair::RepairArgs),
     /// Deliver everything that waits now, and end. The daemon must not be running: it delivers by itself.
     Drain(DrainArgs),
 }
@@ -59,6 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Status(args) => status(&args),
         Command::Verify(args) => verify(&args),
+        Command::Repair(args) => super::outbox_repair::run(&args),
         Command::Drain(args) => drain_outbox(&args),
     }
 }
@@ -83,6 +88,9 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
     println!("delivered  {:>12}", counters.delivered);
     println!("pending    {:>12}", counters.pending);
     println!("parked     {:>12}", counters.parked);
+    if counters.quarantined > 0 {
+        println!("set aside  {:>12}", counters.quarantined);
+    }
     println!("refused    {:>12}", counters.refused);
     if let Some(age) = oldest_age_s {
         println!("oldest     {age:>12.0} s");
@@ -92,6 +100,9 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
     }
     for unit in &status.parked_units {
         println!("parked {} (refused {} times): {}", unit.id, unit.attempts, unit.last_error);
+    }
+    for unit in &status.quarantined_units {
+        println!("set aside {} of {}: {}", unit.id, unit.root_table, unit.reason);
     }
 }
 
@@ -119,7 +130,11 @@ fn print_proof(proof: &Proof) {
         println!("fault: {fault}");
     }
     let counters = proof.counters;
-    println!("committed {} = delivered {} + pending {}", counters.committed, counters.delivered, counters.pending);
+    let aside = if counters.quarantined > 0 { format!(" + set aside {}", counters.quarantined) } else { String::new() };
+    println!(
+        "committed {} = delivered {} + pending {}{aside}",
+        counters.committed, counters.delivered, counters.pending
+    );
     println!(
         "checked {} inspections, {} waiting units, {} pictures: {}",
         proof.inspections_checked,
@@ -138,21 +153,28 @@ fn drain_outbox(args: &DrainArgs) -> anyhow::Result<()> {
         ledger.unpark()?;
     }
     let waiting = ledger.counters()?;
-    let bar = progress_bar("inspections", waiting.pending - waiting.parked);
+    let bar = progress_bar("units", waiting.pending - waiting.parked);
     let delivery = drain(ledger.clone(), &config, |done| bar.set_position(done.delivered + done.parked));
     bar.finish_and_clear();
     let counters = ledger.counters()?;
     ledger.close()?;
-    let delivery = delivery?;
+    let delivery = delivery.map_err(explain)?;
     if args.database.wants_json() {
         let mut document = serde_json::to_value(delivery)?;
         document["counters"] = serde_json::to_value(counters)?;
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        println!("delivered {} inspections, {} GPU samples", delivery.delivered, delivery.gpu_stats);
+        println!("delivered {} units, {} GPU samples", delivery.delivered, delivery.gpu_stats);
         println!("pending   {} ({} parked)", counters.pending, counters.parked);
     }
     Ok(())
+}
+
+/// A wrong DSN, certificate or login ends with 78: trying again cannot help.
+fn explain(error: UplinkError) -> anyhow::Error {
+    let needs_a_person = error.is_configuration();
+    let error = anyhow::Error::from(error);
+    if needs_a_person { Failure::config(error).into() } else { error }
 }
 
 /// On stderr, and only where that is a terminal.

@@ -19,13 +19,14 @@ use super::late::{Late, Waiting, note_serving};
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::{Config, Recipe, StationRecipe};
-use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, KitFn, ReviewFn, StationInfo};
+use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, ReviewFn, StationInfo};
+use crate::failpoint;
 use crate::inference::Runtime;
 use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
 use crate::observe::GpuSampler;
-use crate::pipeline::{Outcome, Pipeline, Reviewer, Shared, StationInput};
+use crate::pipeline::{Housekeeping, Outcome, Pipeline, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
 use crate::uplink::{self, DownlinkConfig, Uplink};
@@ -74,6 +75,7 @@ pub fn serve(
     let state_dir = config.storage.state_dir.clone();
     let ledger = Ledger::open(&state_dir, clock.clone())
         .with_context(|| format!("state folder {} (storage.state_dir)", state_dir.display()))?;
+    failpoint::hit("daemon.start.ledger");
     let shared = Shared {
         runtime,
         ledger: ledger.clone(),
@@ -105,6 +107,7 @@ pub fn serve(
     }
     let mut statuses = pipeline.stations().to_vec();
     board.set_stations(&statuses);
+    failpoint::hit("daemon.start.pipeline");
 
     let stop_dashboard = Shutdown::new();
     let reviewer = Reviewer::new(Some(Arc::clone(&shared.runtime)), ledger.clone(), shared.deltas.clone(), recipes);
@@ -112,8 +115,16 @@ pub fn serve(
     let hides = config.dashboard.as_ref().is_some_and(|dashboard| !dashboard.listen.ip().is_loopback());
     let names = stations.iter().map(|station| station.name.clone()).collect();
     let kits = super::ledger_desk::desk(ledger.clone(), state_dir.clone(), hides, names);
-    let dashboard =
-        start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), (desk, kits), &stop_dashboard)?;
+    let holds = super::storage::desk(ledger.clone());
+    let dashboard = start_dashboard(
+        &config,
+        &board,
+        &feed,
+        &clock,
+        (stations, progress.clone()),
+        (desk, kits, holds),
+        &stop_dashboard,
+    )?;
     let stop_uplink = Shutdown::new();
     let uplink = match &config.uplink {
         None => None,
@@ -126,6 +137,7 @@ pub fn serve(
             Some(uplink)
         }
     };
+    let housekeeping = Housekeeping::start(&ledger, config.storage.policy, &clock, board.metrics())?;
     let telemetry = start_telemetry(&board, &ledger, &clock, config.gpu_interval_s, &stop_dashboard)?;
     let watchdog = Watchdog::new(progress).spawn(stop_dashboard.clone())?;
     notify::ready();
@@ -139,6 +151,7 @@ pub fn serve(
         on_ready(dashboard.addr);
     }
 
+    failpoint::hit("daemon.start.ready");
     if until == Until::Stopped {
         while !shutdown.wait_timeout(late.pause()) {
             let started = late.start_ready(&shared, &sink);
@@ -153,18 +166,22 @@ pub fn serve(
     std::thread::Builder::new().name("grace".to_owned()).spawn(move || exit_after_grace(&grace))?;
     pipeline.join();
     late.join();
+    failpoint::hit("daemon.stop.pipeline");
     notify::stopping();
     info!("stopping: everything captured is committed");
     stop_uplink.request();
     if let Some(uplink) = uplink {
         uplink.join();
     }
+    failpoint::hit("daemon.stop.uplink");
     if dashboard.is_some() {
         // Gone already is as good.
         drop(std::fs::remove_file(&address_file));
     }
     stop_dashboard.request();
+    housekeeping.stop();
     let closed = ledger.close();
+    failpoint::hit("daemon.stop.ledger");
     for thread in [telemetry].into_iter().chain(watchdog) {
         if thread.join().is_err() {
             error!("a helper thread panicked");
@@ -287,7 +304,7 @@ fn start_dashboard(
     feed: &Feed,
     clock: &Clock,
     (stations, progress): (Vec<StationInfo>, Vec<notify::Progress>),
-    (desk, kits): (ReviewFn, KitFn),
+    (desk, kits, holds): (ReviewFn, KitFn, HoldFn),
     stop: &Shutdown,
 ) -> anyhow::Result<Option<DashboardHandle>> {
     let Some(dashboard) = &config.dashboard else { return Ok(None) };
@@ -307,6 +324,7 @@ fn start_dashboard(
         })),
         reviews: Some(desk),
         kits: Some(kits),
+        holds: Some(holds),
         metrics: board.metrics().clone(),
         progress,
         clock: clock.clone(),

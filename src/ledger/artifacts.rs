@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use tracing::warn;
 
 use super::LedgerError;
+use crate::failpoint;
 use crate::types::{ArtifactKind, ArtifactRef, Digest, Inspection, Timestamp};
 
 /// A picture to keep beside an inspection, not yet on disk.
@@ -55,10 +56,23 @@ fn temporary_dir(state_dir: &Path) -> PathBuf {
     artifacts_dir(state_dir).join("tmp")
 }
 
+/// Refuse folders that are links.
+pub(super) fn check_folders(state_dir: &Path) -> Result<(), LedgerError> {
+    check_not_linked(&artifacts_dir(state_dir))?;
+    check_not_linked(&temporary_dir(state_dir))
+}
+
+fn check_not_linked(dir: &Path) -> Result<(), LedgerError> {
+    match fs::symlink_metadata(dir) {
+        Ok(found) if found.is_symlink() => Err(LedgerError::Linked { path: dir.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 /// Make the folders.
 pub(super) fn prepare(state_dir: &Path) -> Result<(), LedgerError> {
-    let dir = temporary_dir(state_dir);
-    fs::create_dir_all(&dir).map_err(LedgerError::io("create", &dir))
+    check_folders(state_dir)?;
+    create_durably(&temporary_dir(state_dir))
 }
 
 /// `YYYY/MM/DD` of a time, in the device's time zone.
@@ -123,10 +137,11 @@ impl<'a> ArtifactBatch<'a> {
         }
         let temporary = temporary_dir(self.state_dir).join(&name);
         let mut file = File::create(&temporary).map_err(LedgerError::io("create", &temporary))?;
-        if let Err(error) = file.write_all(&artifact.bytes) {
+        if let Err(error) = failpoint::io("artifact.write").and_then(|()| file.write_all(&artifact.bytes)) {
             remove_file(&temporary);
             return Err(LedgerError::io("write", &temporary)(error));
         }
+        failpoint::hit("artifact.written");
         self.files.push(Written { file, temporary, target: dir.join(&name) });
         Ok(ArtifactRef {
             kind: artifact.kind,
@@ -153,11 +168,16 @@ impl<'a> ArtifactBatch<'a> {
 
     fn publish_all(&self) -> Result<(), LedgerError> {
         side_by_side(&self.files, |written| {
-            written.file.sync_all().map_err(LedgerError::io("sync", &written.temporary))
+            failpoint::io("artifact.sync")
+                .and_then(|()| written.file.sync_all())
+                .map_err(LedgerError::io("sync", &written.temporary))
         })?;
         for written in &self.files {
             let Written { temporary, target, .. } = written;
-            fs::rename(temporary, target).map_err(LedgerError::io("rename into", target))?;
+            failpoint::io("artifact.rename")
+                .and_then(|()| fs::rename(temporary, target))
+                .map_err(LedgerError::io("rename into", target))?;
+            failpoint::hit("artifact.renamed");
         }
         self.dirs.iter().try_for_each(|dir| sync_dir(dir))
     }
@@ -179,20 +199,26 @@ fn side_by_side<T: Sync>(things: &[T], work: impl Fn(&T) -> Result<(), LedgerErr
 }
 
 /// `create_dir_all` whose new names survive a power cut.
-fn create_durably(dir: &Path) -> Result<(), LedgerError> {
+pub(super) fn create_durably(dir: &Path) -> Result<(), LedgerError> {
+    check_not_linked(dir)?;
     if dir.is_dir() {
         return Ok(());
     }
     if let Some(parent) = dir.parent() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         create_durably(parent)?;
-        fs::create_dir(dir).map_err(LedgerError::io("create", dir))?;
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            made => made.map_err(LedgerError::io("create", dir))?,
+        }
+        failpoint::hit("artifact.dir_made");
         sync_dir(parent)?;
     }
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(LedgerError::io("sync", dir))
+pub(super) fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
+    failpoint::io("artifact.dir_sync").and_then(|()| File::open(dir)?.sync_all()).map_err(LedgerError::io("sync", dir))
 }
 
 /// Remove the files of an inspection that was not committed; the next start finds what stays.
@@ -203,10 +229,11 @@ pub(super) fn remove(state_dir: &Path, artifacts: &[ArtifactRef]) {
     }
 }
 
-fn remove_file(path: &Path) {
+/// Remove a file that no row names; gone already is as good.
+pub(super) fn remove_file(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            warn!(path = %path.display(), %error, "a file of an uncommitted inspection stays behind");
+            warn!(path = %path.display(), %error, "a file that no row names stays behind");
         }
         _ => {}
     }
@@ -221,6 +248,8 @@ pub(super) fn remove_leftovers(connection: &Connection, state_dir: &Path) -> Res
     }
     for day in newest_days(&artifacts_dir(state_dir))? {
         let dir = artifacts_dir(state_dir).join(&day);
+        // A run killed between making a folder and syncing its parent left a name that a power cut could still take.
+        dir.ancestors().take_while(|above| above.starts_with(state_dir)).try_for_each(sync_dir)?;
         let known =
             paths_of_day(connection, &day).map_err(LedgerError::sqlite(&super::store::database_path(state_dir)))?;
         for name in names(&dir)? {

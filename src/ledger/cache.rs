@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::desired::{self, CentralAssignment, CentralRecipe, CentralTable};
 use super::{LedgerError, LedgerReader};
+use crate::failpoint;
 use crate::types::{Catalogue, Digest, Timestamp};
 
 /// Rows set aside that a status lists.
@@ -176,7 +177,9 @@ pub fn place_recipe(state_dir: &Path, body: &str) -> Result<PathBuf, LedgerError
     let temporary = path.with_extension("part");
     let mut file = File::create(&temporary).map_err(LedgerError::io("create", &temporary))?;
     file.write_all(body.as_bytes()).and_then(|()| file.sync_all()).map_err(LedgerError::io("write", &temporary))?;
+    failpoint::hit("downlink.recipe.written");
     fs::rename(&temporary, &path).map_err(LedgerError::io("rename", &temporary))?;
+    failpoint::hit("downlink.recipe.renamed");
     File::open(&dir).and_then(|dir| dir.sync_all()).map_err(LedgerError::io("sync", &dir))?;
     Ok(path)
 }

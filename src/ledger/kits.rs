@@ -11,6 +11,7 @@ use super::LedgerError;
 use super::catalogue::read_kit;
 use super::reader::{LedgerReader, parse};
 use super::reviews::refused;
+use crate::failpoint;
 use crate::kit::{Doubt, KitCount, count, settle};
 use crate::limits::KIT_TRAYS_MAX;
 use crate::types::{Inspection, InspectionId, Kit, KitOrder, KitSession, KitTray, LowStock, Stock, Timestamp};
@@ -216,6 +217,7 @@ fn finish(
         )));
     }
     end(connection, &open, &counted, (by, "finished", None), now)?;
+    failpoint::hit("ledger.kit.ended");
     for movement in &counted.movements {
         let booking = Booking {
             part: &movement.part_number,
@@ -227,6 +229,7 @@ fn finish(
         };
         book(connection, &booking, now)?;
     }
+    failpoint::hit("ledger.kit.booked");
     enqueue(connection, "kit_sessions", open.started_at, id, 1 + counted.movements.len(), now)?;
     let low = low_stock(connection)?;
     Ok(json!({ "session": id, "outcome": "finished", "count": counted, "low_stock": low }))
@@ -342,6 +345,7 @@ fn adjust(
     }
     let booking = Booking { part, color_id, delta, session: None, author: by, note: Some(reason) };
     let (id, quantity) = book(connection, &booking, now)?;
+    failpoint::hit("ledger.stock.booked");
     enqueue(connection, "stock_ledger", now, id, 1, now)?;
     let low = low_stock(connection)?;
     Ok(json!({ "part_number": part, "color_id": color_id, "quantity": quantity, "low_stock": low }))

@@ -8,22 +8,27 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 
 use super::LedgerError;
+use super::quarantine::QuarantinedUnit;
 use super::store::{self, Meta};
 use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections, reviews, ended kit sessions and stock corrections ever committed.
+    /// Inspections, reviews, ended kit sessions, stock corrections and reports of refusals ever committed.
     pub committed: u64,
     /// Reviews among them.
     pub reviews: u64,
     /// Ended kit sessions and stock corrections among them.
     pub kit_units: u64,
+    /// Reports of refusals among them: what was refused in one minute for one reason.
+    pub refusal_reports: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
-    /// Those it did not; includes `parked`.
+    /// Those it did not, and that wait; includes `parked`.
     pub pending: u64,
+    /// Those that cannot be sent and that a repair set aside.
+    pub quarantined: u64,
     /// Those it refused.
     pub parked: u64,
     /// Frames captured and not inspected.
@@ -43,6 +48,8 @@ pub struct OutboxStatus {
     pub oldest_at: Option<Timestamp>,
     /// The first parked units and what central said of them, at most ten.
     pub parked_units: Vec<ParkedUnit>,
+    /// The first that a repair set aside, at most ten.
+    pub quarantined_units: Vec<QuarantinedUnit>,
 }
 
 /// A unit that central refused.
@@ -82,11 +89,15 @@ impl LedgerReader {
     /// When the ledger cannot be read.
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
-                (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals),
-                (SELECT count(*) FROM reviews), (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
-                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
-             FROM outbox_state";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 7]> {
+                (SELECT count(*) FROM outbox WHERE state = 'parked'),
+                (SELECT coalesce(sum(refused), 0) FROM refusals) + pruned_refused,
+                (SELECT count(*) FROM reviews) + pruned_reviews,
+                (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
+                    + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),
+                (SELECT count(*) FROM refusal_reports),
+                (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate')
+             FROM outbox_state, retention_totals";
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 9]> {
             Ok([
                 count(row, 0)?,
                 count(row, 1)?,
@@ -95,22 +106,26 @@ impl LedgerReader {
                 count(row, 4)?,
                 count(row, 5)?,
                 count(row, 6)?,
+                count(row, 7)?,
+                count(row, 8)?,
             ])
         };
-        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units] = self
-            .connection
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.query_row([], read))
-            .map_err(LedgerError::sqlite(&self.path))?;
+        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, quarantined] =
+            self.connection
+                .prepare_cached(sql)
+                .and_then(|mut statement| statement.query_row([], read))
+                .map_err(LedgerError::sqlite(&self.path))?;
         Ok(Counters {
             committed,
             reviews,
             kit_units,
+            refusal_reports,
             delivered,
-            pending: committed.saturating_sub(delivered),
+            pending: committed.saturating_sub(delivered + quarantined),
+            quarantined,
             parked,
             refused,
-            captured: committed.saturating_sub(reviews + kit_units) + refused,
+            captured: committed.saturating_sub(reviews + kit_units + refusal_reports) + refused,
             dropped_samples,
         })
     }
@@ -151,6 +166,17 @@ impl LedgerReader {
             .map_err(LedgerError::sqlite(&self.path))
     }
 
+    /// Whether refusals were counted that are in no report yet; those of the running minute are among them.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn has_unreported_refusals(&self) -> Result<bool, LedgerError> {
+        self.connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM refusals WHERE refused > reported)")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(LedgerError::sqlite(&self.path))
+    }
+
     /// # Errors
     /// When the ledger cannot be read.
     pub fn outbox_status(&self) -> Result<OutboxStatus, LedgerError> {
@@ -176,7 +202,8 @@ impl LedgerReader {
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_map([], read)?.collect())
             .map_err(&on_sqlite)?;
-        Ok(OutboxStatus { counters, oldest_at: oldest_at.map(Timestamp::from_micros), parked_units })
+        let quarantined_units = self.quarantined(10)?;
+        Ok(OutboxStatus { counters, oldest_at: oldest_at.map(Timestamp::from_micros), parked_units, quarantined_units })
     }
 }
 

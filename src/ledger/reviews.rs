@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::reader::LedgerReader;
+use crate::failpoint;
 use crate::limits::DELTA_TEMPLATES_MAX;
 use crate::types::{
     BoundingBox, Confusion, Digest, Inspection, InspectionId, LearnedTemplate, Reason, Review, ReviewStatus, Timestamp,
@@ -90,6 +91,7 @@ pub(super) fn insert_review(connection: &Connection, review: &NewReview, now: Ti
             review.reviewer,
             review.reason,
         ])?;
+    failpoint::hit("ledger.review.half");
     if let Some(template) = &review.template {
         insert_template(connection, id, template)?;
     }

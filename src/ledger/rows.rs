@@ -6,7 +6,8 @@
 use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
-use super::{LedgerError, kits, reviews};
+use super::{LedgerError, kits, retention, reviews};
+use crate::failpoint;
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
 /// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
@@ -20,6 +21,7 @@ pub(super) fn insert_inspection(
     for item in &inspection.items {
         insert_item(connection, inspection, item)?;
     }
+    failpoint::hit("ledger.inspection.half");
     insert_anomaly_map(connection, inspection)?;
     insert_frame_qa(connection, inspection)?;
     insert_artifacts(connection, inspection)?;
@@ -28,7 +30,8 @@ pub(super) fn insert_inspection(
     let row_count = 1
         + inspection.items.len()
         + usize::from(inspection.anomaly.is_some())
-        + usize::from(inspection.quality.is_some());
+        + usize::from(inspection.quality.is_some())
+        + inspection.artifacts.len();
     cached(
         connection,
         "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
@@ -66,10 +69,15 @@ fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
 /// `INS-YYYYMMDD-NNNN`, the next of the day; the number is durable with the row that bears it.
 fn next_code(connection: &Connection, captured_at: Timestamp) -> rusqlite::Result<String> {
     let day = captured_at.local_day();
+    // After a restore, numbers that the lost days may have given are skipped.
     let number: i64 = cached(
         connection,
-        "INSERT INTO inspection_codes (day, last_number) VALUES (?1, 1)
-         ON CONFLICT (day) DO UPDATE SET last_number = last_number + 1 RETURNING last_number",
+        "INSERT INTO inspection_codes (day, last_number, skipped)
+         SELECT ?1, floor + 1, floor
+             FROM (SELECT coalesce(max(code_floor), 0) AS floor FROM restores WHERE code_day >= ?1) WHERE true
+         ON CONFLICT (day) DO UPDATE SET skipped = skipped + max(0, excluded.skipped - last_number),
+             last_number = max(last_number, excluded.skipped) + 1
+         RETURNING last_number",
     )?
     .query_row([&day], |row| row.get(0))?;
     Ok(format!("INS-{day}-{number:04}"))
@@ -261,22 +269,6 @@ pub(super) fn insert_provenance(
     Ok(())
 }
 
-pub(super) fn insert_refusal(
-    connection: &Connection,
-    (station, reason): (&str, &str),
-    refused: u64,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let minute = now.as_micros() - now.as_micros().rem_euclid(60_000_000);
-    cached(
-        connection,
-        "INSERT INTO refusals (minute, station, reason, refused) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (minute, station, reason) DO UPDATE SET refused = refused + excluded.refused",
-    )?
-    .execute(params![minute, station, reason, i64::try_from(refused).unwrap_or(i64::MAX)])?;
-    Ok(())
-}
-
 /// Write samples, and drop the oldest beyond `samples_max`, counted.
 pub(super) fn insert_gpu_stats(
     connection: &Connection,
@@ -343,11 +335,19 @@ pub(super) fn insert_gpu_stats(
     Ok(())
 }
 
-/// Take delivered units out of the outbox and move the totals. Units already gone are not counted twice.
-pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) -> rusqlite::Result<usize> {
+/// Take delivered units out of the outbox, note when they were delivered and move the totals. Units already gone are
+/// not counted twice.
+pub(super) fn acknowledge(
+    connection: &Connection,
+    seqs: &[i64],
+    batch: Digest,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
     let mut delivered = 0;
     for seq in seqs {
+        retention::note_delivery(connection, *seq, now)?;
         delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
+        failpoint::hit("ledger.acknowledge.half");
     }
     let last = seqs.iter().copied().max().unwrap_or(0);
     cached(

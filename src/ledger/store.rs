@@ -3,6 +3,7 @@
 //! Invariants: one process owns a state folder (`flock` on `ledger.lock`, held by the writer); the writer's connection
 //! is the only one that writes; `synchronous=FULL`, so a COMMIT that returned is on disk.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts;
+use super::log_check;
 use crate::clock::{Clock, Stopwatch};
+use crate::failpoint;
 
 mod embedded {
     refinery::embed_migrations!("migrations/ledger");
@@ -24,6 +27,12 @@ mod embedded {
 const APPLICATION_ID: i32 = 0x4c4f_5550;
 /// How long a reader waits for the writer's checkpoint.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Holds what a restore has unpacked; while it is there, the folder is no ledger.
+pub const RESTORE_MARKER: &str = "restore.partial";
+
+/// Prepared statements that a connection keeps: a commit uses about 15, retention and reviews as many again.
+const STATEMENTS_CACHED: usize = 128;
 
 /// Path of the ledger's file in a state folder.
 #[must_use]
@@ -50,16 +59,23 @@ pub struct Meta {
 
 /// Open the ledger below `state_dir`, making and migrating it where needed, and mark it as in use.
 pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError> {
-    std::fs::create_dir_all(state_dir).map_err(LedgerError::io("create", state_dir))?;
+    artifacts::create_durably(state_dir)?;
     let lock = lock(state_dir)?;
+    refuse_half_restored(state_dir)?;
     let path = database_path(state_dir);
     let on_sqlite = LedgerError::sqlite(&path);
-    let is_new = !path.exists();
+    // Before SQLite opens it: that would drop what it cannot read.
+    let log = path.with_extension("db-wal");
+    if let Some(finding) = log_check::find_damage(&log).map_err(LedgerError::io("read", &log))? {
+        return Err(LedgerError::Corrupt { path: path.clone(), finding });
+    }
     let mut connection = Connection::open(&path).map_err(&on_sqlite)?;
-    if is_new {
+    failpoint::hit("ledger.open.created");
+    if is_empty(&connection, &path)? {
         // Takes effect only before the first page is written.
         connection.execute_batch("PRAGMA page_size = 8192; PRAGMA application_id = 0x4c4f5550;").map_err(&on_sqlite)?;
     }
+    failpoint::hit("ledger.open.identified");
     check_application_id(&connection, &path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
     connection
@@ -68,9 +84,15 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
              PRAGMA journal_size_limit = 67108864;",
         )
         .map_err(&on_sqlite)?;
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    let found = found_version(&connection).map_err(&on_sqlite)?;
+    let known = i64::from(schema_version());
+    if found > known {
+        return Err(LedgerError::Newer { path: path.clone(), found, known });
+    }
     migrate(&mut connection, &path)?;
     let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
+    failpoint::hit("ledger.run.begun");
     artifacts::prepare(state_dir)?;
     if !was_clean {
         recover(&connection, state_dir, &path)?;
@@ -80,6 +102,7 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
 
 /// Open the ledger below `state_dir` for reading only.
 pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerError> {
+    refuse_half_restored(state_dir)?;
     let path = database_path(state_dir);
     if !path.exists() {
         return Err(LedgerError::Missing { path });
@@ -89,8 +112,37 @@ pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerErr
     let connection = Connection::open_with_flags(&path, flags).map_err(&on_sqlite)?;
     check_application_id(&connection, &path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    let (found, known) = (found_version(&connection).map_err(&on_sqlite)?, i64::from(schema_version()));
+    match found.cmp(&known) {
+        Ordering::Greater => Err(LedgerError::Newer { path: path.clone(), found, known }),
+        Ordering::Less => Err(LedgerError::Older { path: path.clone(), found, known }),
+        Ordering::Equal => Ok(connection),
+    }
+}
+
+/// The schema that the file has; 0 before the first migration.
+fn found_version(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'schema_migrations'";
+    let is_there: bool = connection.query_row(sql, [], |row| row.get(0))?;
+    if !is_there {
+        return Ok(0);
+    }
+    connection.query_row("SELECT coalesce(max(version), 0) FROM schema_migrations", [], |row| row.get(0))
+}
+
+fn refuse_half_restored(state_dir: &Path) -> Result<(), LedgerError> {
+    let marker = state_dir.join(RESTORE_MARKER);
+    if marker.exists() {
+        return Err(LedgerError::HalfRestored { state_dir: state_dir.to_owned(), marker });
+    }
+    Ok(())
+}
+
+/// Version of the schema that this program writes.
+#[must_use]
+pub fn schema_version() -> i32 {
+    embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }
 
 fn lock(state_dir: &Path) -> Result<File, LedgerError> {
@@ -121,32 +173,46 @@ fn lock(state_dir: &Path) -> Result<File, LedgerError> {
     Ok(file)
 }
 
+/// Whether nothing was ever written to the file: it is new, or a first start was cut off before its first page.
+fn is_empty(connection: &Connection, path: &Path) -> Result<bool, LedgerError> {
+    let pages: i64 =
+        connection.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
+    Ok(pages == 0)
+}
+
 fn check_application_id(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
-    let found: i32 = connection
-        .query_row("PRAGMA application_id", [], |row| row.get(0))
-        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    let found: i32 =
+        connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
     if found == APPLICATION_ID { Ok(()) } else { Err(LedgerError::Foreign { path: path.to_owned(), found }) }
 }
 
-fn corrupt_or_sqlite(path: &Path, source: rusqlite::Error) -> LedgerError {
-    match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            LedgerError::Corrupt { path: path.to_owned(), finding: source.to_string() }
-        }
-        _ => LedgerError::Sqlite { path: path.to_owned(), source },
-    }
-}
-
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
-    let mut runner = embedded::migrations::runner();
+    // One transaction for all: by itself each migration and the note that it was applied are two, and a power cut in
+    // between leaves a ledger that no start can bring further.
+    let mut runner = embedded::migrations::runner().set_grouped(true);
     runner.set_migration_table_name("schema_migrations");
-    let report = runner
-        .run(connection)
-        .map_err(|source| LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) })?;
+    failpoint::hit("ledger.migrate.before");
+    let report = runner.run(connection).map_err(|source| match sqlite_cause(&source) {
+        Some(finding) => LedgerError::Corrupt { path: path.to_owned(), finding },
+        None => LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) },
+    })?;
     for migration in report.applied_migrations() {
         info!(path = %path.display(), migration = %migration, "ledger migrated");
     }
+    failpoint::hit("ledger.migrate.after");
     Ok(())
+}
+
+/// What SQLite says where the file itself is damaged.
+fn sqlite_cause(error: &refinery::Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(source) = inner.downcast_ref::<rusqlite::Error>() {
+            return LedgerError::is_damage(source).then(|| source.to_string());
+        }
+        cause = inner.source();
+    }
+    None
 }
 
 /// Mark the ledger as in use; says whether the last run ended well.
@@ -180,13 +246,14 @@ pub(super) fn read_meta(connection: &Connection) -> rusqlite::Result<Meta> {
 /// The last run was cut off: prove the file whole, and remove what it left half-done.
 fn recover(connection: &Connection, state_dir: &Path, path: &Path) -> Result<(), LedgerError> {
     let stopwatch = Stopwatch::start();
-    let finding: String = connection
-        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-        .map_err(|source| corrupt_or_sqlite(path, source))?;
+    let finding: String =
+        connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(LedgerError::sqlite(path))?;
     if finding != "ok" {
         return Err(LedgerError::Corrupt { path: path.to_owned(), finding });
     }
+    failpoint::hit("ledger.recover.checked");
     let removed = artifacts::remove_leftovers(connection, state_dir)?;
+    failpoint::hit("ledger.recover.swept");
     warn!(
         path = %path.display(),
         files_removed = removed,
@@ -198,6 +265,8 @@ fn recover(connection: &Connection, state_dir: &Path, path: &Path) -> Result<(),
 
 /// The run ends well: everything committed, moved from the log into the file, and marked so.
 pub(super) fn end_run(connection: &Connection) -> rusqlite::Result<()> {
+    failpoint::hit("ledger.close.before");
     connection.execute("UPDATE ledger_meta SET clean_shutdown = 1", [])?;
+    failpoint::hit("ledger.close.marked");
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::Connection;
@@ -18,13 +20,15 @@ use uuid::Uuid;
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
 use super::cache::{self, ProvisionNote};
 use super::catalogue::{self, QualityChange};
+use super::checkpoint::Checkpointer;
 use super::desired::{self, CentralPage, CentralTable};
-use super::kits;
+use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
-use super::{LedgerError, rows, store};
+use super::{LedgerError, disk, holds, kits, refusals, rows, store};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::limits;
-use crate::types::{Catalogue, Digest, GpuStat, Inspection, KitOrder, Review, Timestamp};
+use crate::types::{Catalogue, Digest, GpuStat, HoldOrder, Inspection, KitOrder, Review, Timestamp};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
@@ -35,6 +39,7 @@ pub(super) enum Edit {
     Catalogue(Catalogue),
     Quality(QualityChange),
     Kit(KitOrder),
+    Hold(HoldOrder),
     Central(CentralPage),
     CentralAnew(CentralTable),
     CentralRetry,
@@ -54,6 +59,7 @@ impl Edit {
             Edit::Provision(note) => cache::note(connection, note, now),
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
+            Edit::Hold(order) => holds::apply(connection, order, now),
         }
     }
 }
@@ -65,6 +71,7 @@ pub(super) enum Request {
     Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
     GpuStats { recorded_at: Timestamp, samples: Vec<GpuStat>, reply: Reply<()> },
     Refused { station: String, reason: &'static str, count: u64 },
+    ReportRefusals { reply: Reply<usize> },
     Acknowledge { seqs: Vec<i64>, batch: Digest, reply: Reply<usize> },
     AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
     Park { seq: i64, error: String, reply: Reply<usize> },
@@ -72,6 +79,7 @@ pub(super) enum Request {
     Review { review: Box<NewReview>, reply: Reply<Review> },
     Edit { edit: Box<Edit>, reply: Reply<Value> },
     BindSite { site_id: Uuid, reply: Reply<Uuid> },
+    Retain { step: Step, reply: Reply<StepDone> },
     Close { reply: Reply<()> },
 }
 
@@ -97,28 +105,43 @@ pub(super) struct Writer {
     requests: Receiver<Request>,
     /// Refusals not yet on disk; bounded by stations × reasons.
     refused: BTreeMap<(String, &'static str), u64>,
+    /// Less free space than this, and commits are refused.
+    free_critical_bytes: Arc<AtomicU64>,
+    checkpointer: Checkpointer,
 }
 
 impl Writer {
-    pub fn new(store: store::Store, state_dir: &Path, clock: Clock, requests: Receiver<Request>) -> Self {
-        Self {
+    pub fn new(
+        store: store::Store,
+        state_dir: &Path,
+        clock: Clock,
+        requests: Receiver<Request>,
+        free_critical_bytes: Arc<AtomicU64>,
+    ) -> Result<Self, LedgerError> {
+        let path = store::database_path(state_dir);
+        let checkpointer = Checkpointer::start(&path)?;
+        Ok(Self {
             connection: store.connection,
             _lock: store.lock,
             state_dir: state_dir.to_owned(),
-            path: store::database_path(state_dir),
+            path,
             clock,
             requests,
             refused: BTreeMap::new(),
-        }
+            free_critical_bytes,
+            checkpointer,
+        })
     }
 
     /// Serve until asked to close or until every handle is gone; everything queued before that is committed.
     pub fn run(mut self) {
+        Checkpointer::watch(&self.connection);
         let mut closing = None;
         while closing.is_none() {
             let Ok(first) = self.requests.recv() else { break };
             let mut group = Vec::with_capacity(limits::LEDGER_QUEUE_INSPECTIONS);
             let mut next = Some(first);
+            let mut steps = Vec::new();
             while let Some(request) = next {
                 match request {
                     Request::Close { reply } => {
@@ -128,18 +151,25 @@ impl Writer {
                     Request::Refused { station, reason, count } => {
                         *self.refused.entry((station, reason)).or_default() += count;
                     }
+                    Request::Retain { step, reply } => steps.push((step, reply)),
                     other => group.push(other),
                 }
                 let is_full = group.len() >= limits::LEDGER_QUEUE_INSPECTIONS;
                 next = if is_full { None } else { self.requests.try_recv().ok() };
             }
             self.commit_group(group);
+            for (step, reply) in steps {
+                answer(&reply, self.retain(&step));
+            }
+            self.checkpointer.after_commit(&self.connection);
         }
+        self.checkpointer.stop();
         let ended = store::end_run(&self.connection).map_err(LedgerError::sqlite(&self.path));
         if let Err(error) = &ended {
             error!(path = %self.path.display(), %error, "the ledger could not be closed cleanly");
         }
         drop(self);
+        failpoint::hit("ledger.close.after");
         if let Some(reply) = closing {
             answer(&reply, ended);
         }
@@ -150,14 +180,17 @@ impl Writer {
             return;
         }
         let now = self.clock.now();
+        let group = self.refuse_on_full_disk(group);
         let (group, placed) = self.place_artifacts(group);
         let mut done = Vec::with_capacity(group.len());
         let outcome = self.write_group(group, now, &mut done);
         match outcome {
             Ok(()) => {
                 self.refused.clear();
+                failpoint::hit("ledger.commit.after");
                 for request in done {
                     request.confirm();
+                    failpoint::hit("ledger.reply.after");
                 }
             }
             Err(source) => {
@@ -172,6 +205,44 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// One retention step, a transaction of its own: what waited to be committed is on disk already.
+    fn retain(&self, step: &Step) -> Result<StepDone, LedgerError> {
+        let work = || {
+            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+            let done = retention::apply(&self.connection, step, self.clock.now())?;
+            self.connection.execute_batch("COMMIT")?;
+            Ok(done)
+        };
+        work().map_err(|source| {
+            self.roll_back();
+            LedgerError::Sqlite { path: self.path.clone(), source }
+        })
+    }
+
+    /// Below the critical mark inspections are refused, so that their stations hold. All else goes on: deliveries and
+    /// retention free space, and the mark leaves room for them.
+    fn refuse_on_full_disk(&self, group: Vec<Request>) -> Vec<Request> {
+        let critical_bytes = self.free_critical_bytes.load(Ordering::Relaxed);
+        if critical_bytes == 0 {
+            return group;
+        }
+        // A disk that does not answer will say so at the commit.
+        let free_bytes = disk::free_bytes(&self.state_dir).unwrap_or(u64::MAX);
+        if free_bytes >= critical_bytes {
+            return group;
+        }
+        let mut ready = Vec::new();
+        for request in group {
+            if let Request::Commit { reply, .. } = request {
+                let path = self.state_dir.clone();
+                answer(&reply, Err(LedgerError::DiskFull { path, free_bytes, critical_bytes }));
+            } else {
+                ready.push(request);
+            }
+        }
+        ready
     }
 
     /// Write the files of the group's inspections; those that fail are answered and leave the group.
@@ -209,7 +280,9 @@ impl Writer {
 
     /// BEGIN, every request, COMMIT. What needs an answer after COMMIT is put into `done`, also when this fails.
     fn write_group(&mut self, group: Vec<Request>, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
-        let mut failed = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        failpoint::hit("ledger.begin.before");
+        let mut failed =
+            self.connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| disk("ledger.begin.after")).err();
         for request in group {
             match (&failed, request) {
                 (None, request) => failed = self.write(request, now, done).err(),
@@ -220,8 +293,9 @@ impl Writer {
             return Err(source);
         }
         for ((station, reason), count) in &self.refused {
-            rows::insert_refusal(&self.connection, (station, reason), *count, now)?;
+            refusals::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
+        disk("ledger.commit.before")?;
         self.connection.execute_batch("COMMIT")
     }
 
@@ -231,17 +305,23 @@ impl Writer {
         match request {
             Request::Commit { inspection, reply, .. } => self.write_inspection(inspection, reply, now, done)?,
             Request::Provenance { sha256, record, reply } => {
-                let written = self.in_savepoint(|| rows::insert_provenance(connection, sha256, &record, now));
+                let written = self.in_savepoint(|| {
+                    rows::insert_provenance(connection, sha256, &record, now)?;
+                    disk("ledger.provenance.savepoint")
+                });
                 self.finish(written, reply, done, |(), reply| Done::Digest(sha256, reply))?;
             }
             Request::GpuStats { recorded_at, samples, reply } => {
                 let written = self.in_savepoint(|| {
-                    rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX)
+                    rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX)?;
+                    disk("ledger.gpu_stats.savepoint")
                 });
                 self.finish(written, reply, done, |(), reply| Done::Unit(reply))?;
             }
             Request::Acknowledge { seqs, batch, reply } => {
-                let written = self.in_savepoint(|| rows::acknowledge(connection, &seqs, batch));
+                let written = self.in_savepoint(|| {
+                    after(rows::acknowledge(connection, &seqs, batch, now), "ledger.acknowledge.savepoint")
+                });
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::AcknowledgeGpuStats { seqs, reply } => {
@@ -249,7 +329,7 @@ impl Writer {
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::Park { seq, error, reply } => {
-                let written = self.in_savepoint(|| rows::park(connection, seq, &error));
+                let written = self.in_savepoint(|| after(rows::park(connection, seq, &error), "ledger.park.savepoint"));
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::Unpark { reply } => {
@@ -257,18 +337,25 @@ impl Writer {
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::BindSite { site_id, reply } => {
-                let written = self.in_savepoint(|| rows::bind_site(connection, site_id));
+                let written =
+                    self.in_savepoint(|| after(rows::bind_site(connection, site_id), "ledger.bind_site.savepoint"));
                 self.finish(written, reply, done, |bound, reply| Done::Site(bound, site_id, reply))?;
             }
+            Request::ReportRefusals { reply } => {
+                let written = self.in_savepoint(|| refusals::report(connection, now));
+                self.finish(written, reply, done, Done::Count)?;
+            }
             Request::Review { review, reply } => {
-                let written = self.in_savepoint(|| reviews::insert_review(connection, &review, now));
+                let written = self.in_savepoint(|| {
+                    after(reviews::insert_review(connection, &review, now), "ledger.review.savepoint")
+                });
                 self.finish(written, reply, done, |review, reply| Done::Review(Box::new(review), reply))?;
             }
             Request::Edit { edit, reply } => {
-                let written = self.in_savepoint(|| edit.apply(connection, now));
+                let written = self.in_savepoint(|| after(edit.apply(connection, now), "ledger.edit.savepoint"));
                 self.finish(written, reply, done, Done::Value)?;
             }
-            Request::Refused { .. } | Request::Close { .. } => {}
+            Request::Refused { .. } | Request::Retain { .. } | Request::Close { .. } => {}
         }
         Ok(())
     }
@@ -280,7 +367,10 @@ impl Writer {
         now: Timestamp,
         done: &mut Vec<Done>,
     ) -> rusqlite::Result<()> {
-        match self.in_savepoint(|| rows::insert_inspection(&self.connection, &mut inspection, now)) {
+        match self.in_savepoint(|| {
+            rows::insert_inspection(&self.connection, &mut inspection, now)?;
+            disk("ledger.inspection.savepoint")
+        }) {
             Ok(()) => done.push(Done::Inspection(inspection, reply)),
             Err(source) if is_disk_error(&source) => {
                 answer(&reply, Err(LedgerError::GroupFailed { reason: source.to_string() }));
@@ -326,12 +416,26 @@ impl Writer {
 
     /// SQLite rolls back by itself on some errors; this makes sure that no transaction stays open.
     fn roll_back(&self) {
+        failpoint::hit("ledger.rollback.before");
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
             warn!(path = %self.path.display(), %error, "the ledger could not roll back");
         }
     }
+}
+
+/// A failpoint within a transaction; armed with `error` it is what SQLite says of a failing disk.
+fn disk(name: &'static str) -> rusqlite::Result<()> {
+    let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    failpoint::io(name).map_err(|error| rusqlite::Error::SqliteFailure(failed, Some(error.to_string())))
+}
+
+/// What was written, unless the disk fails at the failpoint `name`.
+fn after<T>(written: rusqlite::Result<T>, name: &'static str) -> rusqlite::Result<T> {
+    let value = written?;
+    disk(name)?;
+    Ok(value)
 }
 
 /// Whether the disk failed, not the row.
@@ -391,10 +495,12 @@ impl Request {
             Request::Acknowledge { reply, .. }
             | Request::AcknowledgeGpuStats { reply, .. }
             | Request::Park { reply, .. }
+            | Request::ReportRefusals { reply }
             | Request::Unpark { reply } => answer(&reply, Err(error)),
             Request::Review { reply, .. } => answer(&reply, Err(error)),
             Request::Edit { reply, .. } => answer(&reply, Err(error)),
             Request::BindSite { reply, .. } => answer(&reply, Err(error)),
+            Request::Retain { reply, .. } => answer(&reply, Err(error)),
             Request::Refused { .. } => {}
         }
     }

@@ -197,7 +197,7 @@ impl IndexBuilder {
     /// As [`IndexBuilder::build`]; [`MatchError::Busy`] when another process builds in `root`.
     pub fn build_with(self, root: &Path, progress: Progress<'_>) -> Result<Built, MatchError> {
         let watch = Stopwatch::start();
-        std::fs::create_dir_all(root).map_err(MatchError::io("make", root))?;
+        store::make_durably(root)?;
         let _lock = store::lock(root)?;
         let staged = root.join(format!("{}{}", store::STAGED_PREFIX, std::process::id()));
         // Left by a killed build with the same process number.

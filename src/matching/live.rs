@@ -16,6 +16,7 @@ use super::MatchError;
 use super::fit::Fit;
 use super::search::PartIndex;
 use super::store;
+use crate::failpoint;
 use crate::types::Digest;
 
 /// The part index in service; clones share it.
@@ -92,10 +93,12 @@ impl LiveIndex {
                 return Err(error.into());
             }
         };
+        failpoint::hit("index.switch.opened");
         prepare(&next)?;
         next.warm();
         let sha256 = next.generation_sha256();
         *self.shared.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        failpoint::hit("index.switch.taken");
         state.retired.push(serving);
         state.refused = None;
         Ok(Some(sha256))

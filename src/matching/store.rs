@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use super::MatchError;
 use super::generation::{self, Generation};
 use super::proof::{self, Proof};
+use crate::failpoint;
 
 pub const CURRENT_FILE: &str = "CURRENT";
 pub const PREVIOUS_FILE: &str = "PREVIOUS";
@@ -136,12 +137,15 @@ pub(super) fn publish(root: &Path, staged: &Path, name: &str, proof: &Proof) -> 
             quarantine(root, name, "its content did not match its name when it was built again");
         }
         sync_dir(staged)?;
+        failpoint::hit("index.staged");
         fs::rename(staged, &target).map_err(MatchError::io("rename", staged))?;
+        failpoint::hit("index.renamed");
         sync_dir(root)?;
         // Renaming a directory changes nothing of the files in it, so what was proved of them still holds.
         proof.save(&target);
     }
     point_to(root, name)?;
+    failpoint::hit("index.published");
     prune(root, name)?;
     Ok(target)
 }
@@ -162,7 +166,9 @@ pub(super) fn point_to(root: &Path, name: &str) -> Result<(), MatchError> {
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), MatchError> {
     let write = || -> std::io::Result<()> {
         let mut file = File::create(path)?;
+        failpoint::io("index.file.created")?;
         file.write_all(bytes)?;
+        failpoint::hit("index.file.written");
         file.sync_all()
     };
     write().map_err(MatchError::io("write", path))
@@ -182,6 +188,21 @@ pub(super) fn remove(dir: &Path) -> Result<(), MatchError> {
     }
 }
 
+/// `create_dir_all` whose new names survive a power cut.
+pub(super) fn make_durably(dir: &Path) -> Result<(), MatchError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    make_durably(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made.map_err(MatchError::io("make", dir))?,
+    }
+    sync_dir(parent)
+}
+
 pub(super) fn sync_dir(dir: &Path) -> Result<(), MatchError> {
     sync_file(dir)
 }
@@ -189,7 +210,9 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), MatchError> {
 fn write_pointer(root: &Path, file: &str, name: &str) -> Result<(), MatchError> {
     let temporary = root.join(format!(".{file}.tmp"));
     write_synced(&temporary, format!("{name}\n").as_bytes())?;
+    failpoint::hit("index.pointer.written");
     fs::rename(&temporary, root.join(file)).map_err(MatchError::io("rename", &temporary))?;
+    failpoint::hit("index.pointer.renamed");
     sync_dir(root)
 }
 
@@ -224,6 +247,7 @@ fn prune(root: &Path, live: &str) -> Result<(), MatchError> {
         let builder = name.strip_prefix(STAGED_PREFIX);
         let is_abandoned = builder.is_some_and(|process| !Path::new("/proc").join(process).exists());
         if is_old || is_abandoned {
+            failpoint::hit("index.prune");
             remove(&entry.path())?;
         }
     }

@@ -10,6 +10,7 @@ use tracing::error;
 use super::Progress;
 use super::worker::{Product, Station};
 use crate::clock::Stopwatch;
+use crate::failpoint;
 use crate::ledger::{Ledger, Pending};
 use crate::types::{Inspection, Reason, Verdict};
 
@@ -56,8 +57,12 @@ pub(super) fn submit(ledger: &Ledger, product: Option<Product>, arrived: Stopwat
         Some(Product::Decided { mut inspection, artifacts }) => {
             let watch = Stopwatch::start();
             inspection.timings_ms.total = arrived.ms();
+            failpoint::hit("pipeline.decided");
             match ledger.submit((*inspection).clone(), artifacts) {
-                Ok(pending) => Step::Submitted { pending, inspection, watch },
+                Ok(pending) => {
+                    failpoint::hit("pipeline.submitted");
+                    Step::Submitted { pending, inspection, watch }
+                }
                 Err(error) => Step::NotSubmitted { inspection, message: error.to_string() },
             }
         }
@@ -105,6 +110,7 @@ fn finish(produced: Produced, ledger: &Ledger, station: &Station) -> Outcome {
     match step {
         Step::Submitted { pending, inspection, watch } => match pending.wait() {
             Ok(mut committed) => {
+                failpoint::hit("pipeline.committed");
                 committed.timings_ms.commit = watch.ms();
                 committed.timings_ms.total = inspection.timings_ms.total + watch.ms();
                 Outcome::Committed(Arc::new(committed))

@@ -34,6 +34,13 @@ impl Timestamp {
     pub fn local_day(self) -> String {
         self.to_jiff().to_zoned(jiff::tz::TimeZone::system()).strftime("%Y%m%d").to_string()
     }
+
+    /// Seconds since midnight in the device's time zone, 0 to 86 399; a clock set back gives some of them twice.
+    #[must_use]
+    pub fn local_second_of_day(self) -> i64 {
+        let time = self.to_jiff().to_zoned(jiff::tz::TimeZone::system()).time();
+        i64::from(time.hour()) * 3_600 + i64::from(time.minute()) * 60 + i64::from(time.second())
+    }
 }
 
 impl fmt::Display for Timestamp {

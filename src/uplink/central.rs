@@ -1,28 +1,24 @@
 //! A connection to the central PostgreSQL, and what `loupe db` does with one.
 //!
-//! TLS where the DSN says sslmode=require, verify-ca or verify-full: the certificate is always checked against the
-//! system's authorities (or those in SSL_CERT_FILE). Without it the connection is in the clear.
+//! How the connection is protected is the DSN's to say: `dsn.rs`.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use rustls::ClientConfig;
 use serde::Serialize;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, NoTls};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, NoTls};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::dsn::{Dsn, TlsMode};
+use super::tls::Connector;
 use super::{Secret, UplinkError};
+use crate::limits;
 
 mod embedded {
     refinery::embed_migrations!("migrations/central");
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const HISTORY_TABLE: &str = "loupe.schema_migrations";
 
 /// A connection; dropped, it closes.
@@ -41,11 +37,12 @@ struct Address {
     host: String,
     port: u16,
     database: String,
-    wants_tls: bool,
+    tls: TlsMode,
 }
 
 impl Address {
-    fn of(config: &Config, wants_tls: bool) -> Self {
+    fn of(dsn: &Dsn) -> Self {
+        let config = &dsn.config;
         let host = match config.get_hosts().first() {
             Some(Host::Tcp(name)) => name.clone(),
             Some(Host::Unix(path)) => path.display().to_string(),
@@ -53,13 +50,13 @@ impl Address {
         };
         let port = config.get_ports().first().copied().unwrap_or(5432);
         let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres").to_owned();
-        Self { host, port, database, wants_tls }
+        Self { host, port, database, tls: dsn.tls }
     }
 
     /// `role` and `password` need no escaping: this program made them.
     fn dsn_of(&self, role: &str, password: &str) -> Secret {
-        let Self { host, port, database, wants_tls } = self;
-        let sslmode = if *wants_tls { "require" } else { "prefer" };
+        let Self { host, port, database, tls } = self;
+        let sslmode = tls.as_str();
         Secret::new(format!(
             "host='{host}' port={port} dbname='{database}' user='{role}' password='{password}' sslmode={sslmode}"
         ))
@@ -151,20 +148,13 @@ impl Central {
     /// # Errors
     /// When the DSN cannot be read or the server refuses.
     pub async fn connect(dsn: &Secret) -> Result<Self, UplinkError> {
-        let (config, wants_tls) = parse(dsn)?;
-        let address = Address::of(&config, wants_tls);
+        let dsn = Dsn::parse(dsn)?;
+        let address = Address::of(&dsn);
         let server = address.to_string();
-        let failed = |source| UplinkError::Connect { server: server.clone(), source };
-        let (client, driver) = if wants_tls {
-            let (client, connection) = config.connect(tls(&server)?).await.map_err(failed)?;
-            (client, tokio::spawn(drive(connection)))
-        } else {
-            if !is_local(&config) {
-                warn!(%server, "the connection is not encrypted; add sslmode=require to the DSN");
-            }
-            let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-            (client, tokio::spawn(drive(connection)))
-        };
+        // The driver limits the time of the TCP connection only; a server that accepts and then says nothing is one too.
+        let limit = dsn.config.get_connect_timeout().copied().unwrap_or(limits::UPLINK_CONNECT_TIME_MAX);
+        let silent = UplinkError::Timeout { server: server.clone(), seconds: limit.as_secs() };
+        let (client, driver) = tokio::time::timeout(limit, open(&dsn, &server)).await.map_err(|_| silent)??;
         Ok(Self { client, server, address, driver })
     }
 
@@ -334,6 +324,26 @@ impl Central {
     }
 }
 
+async fn open(dsn: &Dsn, server: &str) -> Result<(Client, JoinHandle<()>), UplinkError> {
+    let failed = |source| UplinkError::connection(server, source);
+    let is_plain = dsn.tls == TlsMode::Disable || (dsn.tls == TlsMode::Prefer && dsn.is_local());
+    if is_plain {
+        if !dsn.is_local() {
+            warn!(%server, "the connection is not encrypted; say sslmode=verify-full in the DSN");
+        }
+        let (client, connection) = dsn.config.connect(NoTls).await.map_err(failed)?;
+        return Ok((client, tokio::spawn(drive(connection))));
+    }
+    let connector = Connector::new(server, dsn.tls, dsn.root_cert())?;
+    let (client, connection) = dsn.config.connect(connector.clone()).await.map_err(failed)?;
+    if !connector.was_used() {
+        warn!(%server, "the server offers no TLS: the connection is not encrypted; say sslmode=verify-full in the DSN");
+    } else if dsn.tls == TlsMode::Prefer {
+        warn!(%server, "the server is not checked to be the right one; say sslmode=verify-full in the DSN");
+    }
+    Ok((client, tokio::spawn(drive(connection))))
+}
+
 async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -342,48 +352,6 @@ where
     if let Err(error) = connection.await {
         debug!(%error, "the connection to the central database ended");
     }
-}
-
-fn parse(dsn: &Secret) -> Result<(Config, bool), UplinkError> {
-    // The driver knows no verify-*; rustls always verifies, which is what they ask for.
-    let text =
-        dsn.expose().replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
-    let mut config: Config = text.parse().map_err(|_| UplinkError::Dsn)?;
-    if config.get_hosts().is_empty() {
-        return Err(UplinkError::Dsn);
-    }
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(CONNECT_TIMEOUT);
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("loupe");
-    }
-    let wants_tls = config.get_ssl_mode() == SslMode::Require;
-    Ok((config, wants_tls))
-}
-
-fn is_local(config: &Config) -> bool {
-    config.get_hosts().iter().all(|host| match host {
-        Host::Tcp(name) => ["localhost", "127.0.0.1", "::1"].contains(&name.as_str()),
-        Host::Unix(_) => true,
-    })
-}
-
-fn tls(server: &str) -> Result<MakeRustlsConnect, UplinkError> {
-    let failed = |detail: String| UplinkError::Roots { server: server.to_owned(), detail };
-    let mut roots = rustls::RootCertStore::empty();
-    let loaded = rustls_native_certs::load_native_certs();
-    let (added, _) = roots.add_parsable_certificates(loaded.certs);
-    if added == 0 {
-        return Err(failed(loaded.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string)));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
 }
 
 /// 192 bits of the kernel's randomness, in hexadecimal.
@@ -398,24 +366,15 @@ fn random_password() -> Result<String, UplinkError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Secret, parse};
+    use super::{Address, Dsn, Secret};
 
     #[test]
     fn a_server_is_named_without_its_password() {
-        let (config, wants_tls) =
-            parse(&Secret::new("postgresql://dev:hunter2@db.plant:6432/loupe?sslmode=verify-full")).unwrap();
-        let address = Address::of(&config, wants_tls);
+        let dsn = Dsn::parse(&Secret::new("postgresql://dev:hunter2@db.plant:6432/loupe?sslmode=verify-full")).unwrap();
+        let address = Address::of(&dsn);
         assert_eq!(address.to_string(), "db.plant:6432/loupe");
-        let (again, tls) = parse(&address.dsn_of("loupe_site_x", "sesame")).unwrap();
-        assert_eq!((Address::of(&again, tls).to_string(), tls), (address.to_string(), true));
-        assert!(wants_tls);
-    }
-
-    #[test]
-    fn a_malformed_dsn_is_refused_without_repeating_it() {
-        for dsn in ["hunter2", "postgresql://u:hunter2@h:port/db", "hunter2=x host=h", ""] {
-            let error = parse(&Secret::new(dsn)).unwrap_err().to_string();
-            assert!(!error.contains("hunter2") && error.contains("DSN"), "{error}");
-        }
+        let again = Dsn::parse(&address.dsn_of("loupe_site_x", "sesame")).unwrap();
+        assert_eq!(Address::of(&again).to_string(), address.to_string());
+        assert_eq!(again.tls, dsn.tls);
     }
 }

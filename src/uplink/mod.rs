@@ -1,15 +1,21 @@
 //! The uplink: from the ledger's outbox to the central PostgreSQL, exactly once in effect.
 //!
-//! Thread "loupe-uplink" with a single-threaded Tokio runtime. It looks once a second; on an error it waits 1 s to
-//! 5 min, longer each time, jittered, and a stop ends any wait. Overload: what is not sent stays in the ledger; nothing
-//! is held in memory but one batch. This is the only room that names PostgreSQL.
+//! Thread "loupe-uplink" with a single-threaded Tokio runtime, and "loupe-uplink-pack", which reads the ledger. It looks
+//! once a second; on an error it waits 1 s to 5 min, longer each time, jittered, and a stop ends any wait. Overload: what
+//! is not sent stays in the ledger; nothing is held in memory but three batches: one at the server, one being packed, one
+//! being acknowledged. After a time-out batches are halved. This is the only room that names PostgreSQL.
 
+mod batch;
 mod central;
 mod courier;
 mod downlink;
+mod dsn;
 mod error;
+mod packer;
+mod pipeline;
 mod publish;
 mod secret;
+mod tls;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,8 +38,8 @@ use crate::limits;
 use crate::shutdown::Shutdown;
 use crate::types::Timestamp;
 
-/// How long the outbox may rest before the uplink looks again.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// One packs, one waits for the ledger's disk, one looks a host name up.
+const BLOCKING_THREADS: usize = 3;
 /// How often a delivery under way asks whether to stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -95,8 +101,10 @@ impl Uplink {
     ) -> std::io::Result<Self> {
         let downlink = downlink.map(Downlink::new);
         let state = Arc::new(Mutex::new(UplinkState::Connecting));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let worker = Worker { ledger, config, clock, shutdown, state: Arc::clone(&state), courier: None, downlink };
+        let runtime = runtime()?;
+        let units_max = limits::UPLINK_UNITS_MAX;
+        let state_cell = Arc::clone(&state);
+        let worker = Worker { ledger, config, clock, shutdown, state: state_cell, courier: None, units_max, downlink };
         let thread = std::thread::Builder::new()
             .name("loupe-uplink".to_owned())
             .spawn(move || runtime.block_on(worker.run()))?;
@@ -155,11 +163,16 @@ pub fn probe(dsn: &Secret) -> Result<String, UplinkError> {
 /// # Errors
 /// Those of the work, or of making a runtime.
 pub fn block_on<T>(work: impl Future<Output = Result<T, UplinkError>>) -> Result<T, UplinkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| UplinkError::Provision { detail: format!("no runtime: {error}") })?;
+    let runtime = runtime().map_err(|error| UplinkError::Provision { detail: format!("no runtime: {error}") })?;
     runtime.block_on(work)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("loupe-uplink-pack")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
 }
 
 struct Worker {
@@ -169,6 +182,8 @@ struct Worker {
     shutdown: Shutdown,
     state: Arc<Mutex<UplinkState>>,
     courier: Option<Courier>,
+    /// Units of a batch: halved after a time-out, doubled after a success.
+    units_max: usize,
     downlink: Option<Downlink>,
 }
 
@@ -184,11 +199,16 @@ impl Worker {
             let pause = match outcome {
                 Ok(()) => {
                     failures = 0;
-                    LOOK_INTERVAL
+                    self.units_max = self.units_max.saturating_mul(2).min(limits::UPLINK_UNITS_MAX);
+                    limits::UPLINK_BATCH_AGE_MAX
                 }
                 Err(UplinkError::Ledger(LedgerError::Stopped)) => break,
                 Err(error) => {
                     self.courier = None;
+                    crate::failpoint::hit("uplink.reconnect");
+                    if matches!(error, UplinkError::Timeout { .. }) {
+                        self.units_max = (self.units_max / 2).max(1);
+                    }
                     let pause = backoff(failures, fastrand::f64());
                     failures = failures.saturating_add(1);
                     warn!(%error, retry_in_s = pause.as_secs_f32(), "nothing was delivered");
@@ -216,6 +236,7 @@ impl Worker {
                 none.insert(courier)
             }
         };
+        courier.limit_units(self.units_max);
         let delivery = courier.deliver_all(|_| ()).await?;
         if delivery.delivered > 0 {
             info!(delivered = delivery.delivered, parked = delivery.parked, "delivered");

@@ -1,0 +1,396 @@
+//! The process that gets killed: the real ledger, uplink and index rooms under a mixed load, without inference.
+//!
+//! A test runs this binary again with [`Drive`] in the environment. Every promise that a room makes (a commit that
+//! returned) is printed at once as a line `ACK …`; the parent keeps them outside of this process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use loupe::clock::{Clock, Stopwatch};
+use loupe::failpoint;
+use loupe::ledger::{Ledger, NewReview};
+use loupe::matching::{AcceptRule, BuildOptions, Embedding, IndexBuilder, LiveIndex, MatchError, Template};
+use loupe::shutdown::Shutdown;
+use loupe::types::{
+    Catalogue, Digest, GpuStat, Inspection, InspectionId, Kit, KitLine, KitOrder, Part, Reason, ReviewStatus, Timestamp,
+};
+use loupe::uplink::{Secret, Uplink, UplinkConfig};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::support::samples;
+
+const VARIABLE: &str = "LOUPE_TEST_FAULT_DRIVE";
+/// How long a driver that should meet its failpoint waits for the uplink.
+const PATIENCE_MS: f32 = 4_000.0;
+/// In a source: SQLite stores it, PostgreSQL's text cannot, so that central refuses the unit.
+pub const POISON: &str = "poison\0";
+pub const PART: &str = "3001";
+
+/// What a driver is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Drive {
+    pub state: PathBuf,
+    /// Where to deliver; none: the network is gone.
+    pub dsn: Option<String>,
+    pub seed: u64,
+    /// Random steps after those that are always done.
+    pub steps: u32,
+    /// Microseconds that the wall clock is off.
+    pub clock_us: i64,
+    /// Wait at the end until everything is delivered.
+    pub waits: bool,
+    /// Also build and switch part indexes.
+    pub builds: bool,
+}
+
+/// A promise the program made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Ack {
+    /// The digest is that of the inspection's record.
+    Inspection {
+        id: Uuid,
+        code: String,
+        record: Digest,
+    },
+    /// A screen showed it.
+    Shown {
+        id: Uuid,
+        code: String,
+    },
+    Review {
+        id: Uuid,
+    },
+    Session {
+        id: Uuid,
+    },
+    /// A correction of the stock that made it so many.
+    Stock {
+        quantity: i64,
+    },
+    Sample {
+        recorded_at: Timestamp,
+    },
+    /// An index was built: the name of its generation.
+    Generation {
+        name: String,
+    },
+    /// Not a promise: something was refused, in words.
+    Refused {
+        what: String,
+    },
+    /// Not a promise: the driver came to its end.
+    Done,
+}
+
+impl Drive {
+    /// A driver of `state`, ready to be spawned.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["driver::child_drives_the_rooms", "--exact", "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, serde_json::to_string(self).unwrap())
+            .env_remove(failpoint::VARIABLE)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+    }
+
+    pub fn index_dir(state: &Path) -> PathBuf {
+        state.with_extension("index")
+    }
+}
+
+/// The promise in a line of a driver's output. A line cut off by a kill is none.
+pub fn parse(line: &str) -> Option<Ack> {
+    serde_json::from_str(line.split_once("ACK ")?.1).ok()
+}
+
+fn say(ack: &Ack) {
+    println!("ACK {}", serde_json::to_string(ack).unwrap());
+}
+
+fn refused(what: &str, error: &dyn std::fmt::Display) {
+    say(&Ack::Refused { what: format!("{what}: {error}") });
+}
+
+/// Does nothing but in a child process.
+#[test]
+fn child_drives_the_rooms() {
+    let Ok(text) = std::env::var(VARIABLE) else { return };
+    // The harness has begun a line.
+    println!();
+    let drive: Drive = serde_json::from_str(&text).unwrap();
+    failpoint::arm().unwrap();
+    let clock = Clock::system();
+    clock.shift(drive.clock_us);
+    let ledger = match Ledger::open(&drive.state, clock.clone()) {
+        Ok(ledger) => ledger,
+        Err(error) => return refused("open", &error),
+    };
+    let rng = fastrand::Rng::with_seed(drive.seed);
+    let mut load = Load { ledger, clock, rng, known: Vec::new(), session: None };
+    load.run(&drive);
+}
+
+/// The driver at work.
+struct Load {
+    ledger: Ledger,
+    clock: Clock,
+    rng: fastrand::Rng,
+    /// Inspections that are surely in the ledger and not poisoned.
+    known: Vec<InspectionId>,
+    session: Option<Uuid>,
+}
+
+impl Load {
+    fn run(&mut self, drive: &Drive) {
+        if let Err(error) = self.ledger.register_provenance(samples::PROVENANCE) {
+            refused("provenance", &error);
+        }
+        let lines = vec![KitLine {
+            part_number: PART.to_owned(),
+            color_id: None,
+            quantity: 2,
+            is_spare: false,
+            alternate_group: None,
+        }];
+        let kit = Kit { kit_code: "K1".to_owned(), name: "One".to_owned(), lines };
+        let batch = Catalogue { parts: vec![part()], kits: vec![kit], ..Catalogue::default() };
+        if let Err(error) = self.ledger.import_catalogue(batch) {
+            refused("catalogue", &error);
+        }
+        // Something of each kind first, so that each failpoint is surely passed.
+        self.burst(3, 2);
+        self.poison();
+        self.sample();
+        self.review();
+        self.adjust();
+        let stop = Shutdown::new();
+        let uplink = drive.dsn.as_ref().map(|dsn| {
+            let config = UplinkConfig { dsn: Secret::new(dsn.clone()), site_id: None };
+            Uplink::spawn(self.ledger.clone(), config, self.clock.clone(), stop.clone()).unwrap()
+        });
+        self.kit();
+        self.kit();
+        if drive.builds {
+            self.indexes(&Drive::index_dir(&drive.state));
+        }
+        for _ in 0..drive.steps {
+            self.step();
+        }
+        if drive.waits {
+            let watch = Stopwatch::start();
+            let rests = |ledger: &Ledger| ledger.counters().is_ok_and(|c| c.pending == c.parked);
+            while !rests(&self.ledger) && watch.ms() < PATIENCE_MS {
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+        }
+        stop.request();
+        if let Some(uplink) = uplink {
+            uplink.join();
+        }
+        match self.ledger.clone().close() {
+            Ok(()) => say(&Ack::Done),
+            Err(error) => refused("close", &error),
+        }
+    }
+
+    fn step(&mut self) {
+        match self.rng.u32(0..100) {
+            0..70 => {
+                let (count, pictures) = (self.rng.u32(1..9), self.rng.usize(0..3));
+                self.burst(count, pictures);
+            }
+            70..72 => self.poison(),
+            72..80 => self.review(),
+            80..86 => self.kit(),
+            86..91 => self.adjust(),
+            91..96 => self.sample(),
+            _ => {
+                if let Err(error) = self.ledger.refused("line-1", Reason::FrameBlurred, 1) {
+                    refused("refused", &error);
+                }
+            }
+        }
+    }
+
+    fn inspection(&mut self) -> Inspection {
+        let number = self.rng.u64(0..1 << 40);
+        let mut inspection = if self.rng.bool() { samples::inspection(number) } else { samples::held(number) };
+        inspection.captured_at = self.clock.now();
+        inspection.decided_at = inspection.captured_at;
+        let items = self.rng.u32(0..4);
+        inspection.items = (0..items).map(|ordinal| samples::item(ordinal, self.rng.f32())).collect();
+        if self.rng.u32(0..4) == 0 {
+            inspection.anomaly = None;
+        }
+        inspection
+    }
+
+    /// Several at once share a group.
+    fn burst(&mut self, count: u32, pictures: usize) {
+        let pending: Vec<_> = (0..count)
+            .map(|_| {
+                let inspection = self.inspection();
+                let pictures = (0..pictures).map(|_| samples::thumbnail(self.rng.usize(1..9_000))).collect();
+                self.ledger.submit(inspection, pictures)
+            })
+            .collect();
+        for pending in pending {
+            match pending.and_then(loupe::ledger::Pending::wait) {
+                Ok(inspection) => self.acknowledge(&inspection),
+                Err(error) => refused("commit", &error),
+            }
+        }
+    }
+
+    fn poison(&mut self) {
+        let mut inspection = self.inspection();
+        inspection.source = format!("{POISON}{}", inspection.frame_seq);
+        match self.ledger.commit(inspection, Vec::new()) {
+            Ok(inspection) => {
+                self.acknowledge(&inspection);
+                self.known.pop();
+            }
+            Err(error) => refused("poison", &error),
+        }
+    }
+
+    fn acknowledge(&mut self, inspection: &Inspection) {
+        let record = Digest::of(serde_json::to_string(inspection).unwrap().as_bytes());
+        say(&Ack::Inspection { id: inspection.id.0, code: inspection.code.clone(), record });
+        self.known.push(inspection.id);
+    }
+
+    fn review(&mut self) {
+        let Some(subject) = self.rng.choice(&self.known).copied() else { return };
+        let review = NewReview {
+            inspection_id: subject,
+            ordinal: None,
+            status: ReviewStatus::Confirmed,
+            shown_part_id: None,
+            corrected_part_id: None,
+            corrected_color_id: None,
+            undoes_id: None,
+            reviewer: "kim".to_owned(),
+            reason: Some("맞음".to_owned()),
+            template: None,
+        };
+        match self.ledger.review(review) {
+            Ok(review) => say(&Ack::Review { id: review.id }),
+            Err(error) => refused("review", &error),
+        }
+    }
+
+    /// Begin a session, or count a tray in the one that is open and end it.
+    fn kit(&mut self) {
+        let by = "kim".to_owned();
+        let Some(session) = self.session.take() else {
+            let order = KitOrder::Start { kit_code: "K1".to_owned(), station: None, by };
+            match self.ledger.kit(order) {
+                Ok(answer) => self.session = answer["session"].as_str().and_then(|id| id.parse().ok()),
+                Err(error) => refused("kit start", &error),
+            }
+            return;
+        };
+        let mut tray = self.inspection();
+        tray.items = vec![samples::item(0, 0.9), samples::item(1, 0.8)];
+        tray.verdict = loupe::types::Verdict::Pass;
+        tray.reasons.clear();
+        let id = tray.id;
+        let committed = self.ledger.commit(tray, Vec::new());
+        match committed {
+            Ok(inspection) => self.acknowledge(&inspection),
+            Err(error) => return refused("tray", &error),
+        }
+        if let Err(error) = self.ledger.kit(KitOrder::AddTray { session, inspection: id }) {
+            refused("kit tray", &error);
+        }
+        match self.ledger.kit(KitOrder::Finish { session, by, accept_incomplete: true }) {
+            Ok(_) => say(&Ack::Session { id: session }),
+            Err(error) => refused("kit finish", &error),
+        }
+    }
+
+    fn adjust(&mut self) {
+        let order = KitOrder::Adjust {
+            part_number: PART.to_owned(),
+            color_id: None,
+            delta: 1,
+            by: "kim".to_owned(),
+            reason: "found one".to_owned(),
+        };
+        match self.ledger.kit(order) {
+            Ok(answer) => say(&Ack::Stock { quantity: answer["quantity"].as_i64().unwrap() }),
+            Err(error) => refused("adjust", &error),
+        }
+    }
+
+    fn sample(&mut self) {
+        let recorded_at = self.clock.now();
+        let sample = GpuStat { gpu_index: 0, gpu_util_pct: Some(33.3), ..GpuStat::default() };
+        match self.ledger.record_gpu_stats(recorded_at, vec![sample]) {
+            Ok(()) => say(&Ack::Sample { recorded_at }),
+            Err(error) => refused("sample", &error),
+        }
+    }
+
+    /// Four generations, one after the other, each taken into service; older ones are removed on the way.
+    fn indexes(&mut self, root: &Path) {
+        let mut live = None;
+        for _ in 0..4 {
+            match build(root, &format!("part-{}", self.rng.u64(..))) {
+                Ok(name) => say(&Ack::Generation { name }),
+                Err(error) => {
+                    refused("index", &error);
+                    continue;
+                }
+            }
+            let taken = match &live {
+                None => LiveIndex::open(root).map(|index| live = Some(index)),
+                Some(live) => live.refresh().map(drop),
+            };
+            if let Err(error) = taken {
+                refused("index switch", &error);
+            }
+        }
+    }
+}
+
+fn part() -> Part {
+    Part {
+        part_number: PART.to_owned(),
+        name_en: "Brick".to_owned(),
+        name_ko: None,
+        category_code: None,
+        length_mm: None,
+        width_mm: None,
+        height_mm: None,
+        weight_g: None,
+        confusion_group: None,
+    }
+}
+
+/// Build an index of two parts, one called `name`; the name of its generation.
+pub fn build(root: &Path, name: &str) -> Result<String, MatchError> {
+    let model_sha256 = Digest::of(b"model");
+    let embedding = Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0 };
+    let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
+    for (part, vector) in [(name, [1.0, 0.0]), ("other", [0.0, 1.0])] {
+        let template = Template { part_id: part.to_owned(), color_id: None, view: String::new() };
+        builder.push(template, &vector)?;
+    }
+    let built = builder.build(root)?;
+    Ok(built.dir.file_name().unwrap().to_string_lossy().into_owned())
+}
+
+/// Whether the index answers, and by which generation.
+pub fn serving(root: &Path) -> Result<String, MatchError> {
+    let live = LiveIndex::open(root)?;
+    let rule = AcceptRule { accept_similarity: 0.5, accept_margin: 0.1 };
+    let answers = live.current().search(&[0.9, 0.1], rule)?;
+    assert!(answers[0].part_id.starts_with("part-"), "{:?}", answers[0].part_id);
+    Ok(live.current().generation_name())
+}

@@ -1,0 +1,237 @@
+//! `loupe outbox`: what it finds wrong, what it repairs, and what travels by file.
+
+mod support;
+
+use std::path::Path;
+
+use loupe::clock::Clock;
+use loupe::ledger::{Ledger, LedgerReader, NewReview, Proof, Repair, database_path};
+use loupe::types::{Inspection, ReviewStatus};
+use serde_json::Value;
+use support::{fail_with, loupe, samples, succeed, text};
+
+/// A closed ledger of `count` inspections, odd ones held, and what was committed.
+fn ledger_of(dir: &Path, count: u64) -> Vec<Inspection> {
+    let ledger = Ledger::open(dir, Clock::system()).unwrap();
+    samples::provenance(&ledger);
+    let committed = (1..=count)
+        .map(|number| {
+            let inspection = if number % 2 == 1 { samples::held(number) } else { samples::inspection(number) };
+            ledger.commit(inspection, vec![samples::thumbnail(500)]).unwrap()
+        })
+        .collect();
+    ledger.close().unwrap();
+    committed
+}
+
+fn sql(dir: &Path) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(database_path(dir)).unwrap();
+    connection.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+    connection
+}
+
+fn proof(dir: &Path) -> Proof {
+    LedgerReader::open(dir).unwrap().verify(|_, _| ()).unwrap()
+}
+
+fn outbox(command: &str, dir: &Path) -> std::process::Command {
+    let mut run = loupe();
+    run.args(["outbox", command, "--state"]).arg(dir);
+    run
+}
+
+fn repair(dir: &Path) -> Repair {
+    loupe::ledger::repair(dir, &Clock::system(), false).unwrap()
+}
+
+/// Repaired, proved, and left alone by a second repair.
+fn check_repaired(dir: &Path) -> Repair {
+    let dry = succeed(outbox("repair", dir).args(["--dry-run", "--json"]));
+    assert!(!proof(dir).holds(), "a dry run changed something: {}", text(&dry.stdout));
+    let done = repair(dir);
+    let found = proof(dir);
+    assert!(found.holds(), "{done:?}\n{:?}", found.faults);
+    let again = repair(dir);
+    assert!(again.is_empty(), "{again:?}");
+    let mut said: Value = serde_json::from_slice(&dry.stdout).unwrap();
+    said.as_object_mut().unwrap().remove("dry_run");
+    assert_eq!(said, serde_json::to_value(&done).unwrap(), "the dry run said something else");
+    done
+}
+
+#[test]
+fn a_whole_ledger_needs_no_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    ledger_of(dir.path(), 5);
+    assert_eq!(text(&succeed(&mut outbox("repair", dir.path())).stdout), "nothing to repair\n");
+    assert!(proof(dir.path()).holds());
+}
+
+#[test]
+fn an_entry_whose_rows_are_damaged_is_set_aside_and_still_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let committed = ledger_of(dir.path(), 5);
+    let quality = |sql: &rusqlite::Connection| {
+        sql.execute("DELETE FROM frame_qa_logs WHERE inspection_id = ?1", [committed[2].id.0.as_bytes()]).unwrap()
+    };
+    let keep = "CREATE TABLE kept AS SELECT * FROM frame_qa_logs";
+    sql(dir.path()).execute_batch(keep).unwrap();
+    assert_eq!(quality(&sql(dir.path())), 1);
+    let said = fail_with(&mut outbox("verify", dir.path()), 1);
+    assert!(said.contains("1 faults"), "{said}");
+    let done = check_repaired(dir.path());
+    assert_eq!((done.quarantined.count, done.corrections.len()), (1, 0), "{done:?}");
+    let status: Value = serde_json::from_slice(&succeed(outbox("status", dir.path()).arg("--json")).stdout).unwrap();
+    assert_eq!((status["pending"].as_u64(), status["quarantined"].as_u64()), (Some(4), Some(1)));
+    assert_eq!(status["quarantined_units"][0]["id"], committed[2].id.to_string());
+    let shown = text(&succeed(&mut outbox("status", dir.path())).stdout);
+    assert!(
+        shown
+            .contains(&format!("set aside {} of inspections: outbox entry 3 has 3 rows instead of 4", committed[2].id))
+    );
+
+    // The rows are back (from a backup, say): the entry goes back to its place.
+    sql(dir.path()).execute_batch("INSERT OR IGNORE INTO frame_qa_logs SELECT * FROM kept; DROP TABLE kept").unwrap();
+    let done = repair(dir.path());
+    assert_eq!((done.put_back.count, done.quarantined.count), (1, 0), "{done:?}");
+    assert!(proof(dir.path()).holds());
+    assert_eq!(LedgerReader::open(dir.path()).unwrap().counters().unwrap().pending, 5);
+}
+
+#[test]
+fn an_entry_that_names_nothing_is_set_aside_and_counted_as_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let committed = ledger_of(dir.path(), 4);
+    let id = committed[1].id.0;
+    for table in ["items", "anomaly_maps", "frame_qa_logs", "artifacts"] {
+        sql(dir.path()).execute(&format!("DELETE FROM {table} WHERE inspection_id = ?1"), [id.as_bytes()]).unwrap();
+    }
+    sql(dir.path()).execute("DELETE FROM inspections WHERE id = ?1", [id.as_bytes()]).unwrap();
+    let done = check_repaired(dir.path());
+    assert_eq!(done.quarantined.lines.len(), 1);
+    assert!(done.quarantined.lines[0].contains("no row"), "{done:?}");
+    let counters = LedgerReader::open(dir.path()).unwrap().counters().unwrap();
+    assert_eq!((counters.committed, counters.pending, counters.quarantined), (4, 3, 1));
+}
+
+#[test]
+fn a_lost_entry_is_enqueued_again_in_its_certainty() {
+    let dir = tempfile::tempdir().unwrap();
+    let committed = ledger_of(dir.path(), 6);
+    let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
+    ledger.acknowledge(vec![1, 2], loupe::types::Digest::of(b"batch")).unwrap();
+    ledger.close().unwrap();
+    sql(dir.path()).execute("DELETE FROM outbox WHERE seq = 5", []).unwrap();
+    let faults = proof(dir.path()).faults.join("\n");
+    assert!(faults.contains("committed 6 is not delivered 2 + waiting 3 + quarantined 0"), "{faults}");
+    assert!(faults.contains("outbox entries 5 to 5 are gone") && faults.contains("loupe outbox repair"), "{faults}");
+    let done = check_repaired(dir.path());
+    assert_eq!((done.enqueued.count, done.enqueued_in_doubt.count), (1, 0), "only what is certain: {done:?}");
+    assert!(done.enqueued.lines[0].contains(&committed[4].code), "{done:?}");
+    let counters = LedgerReader::open(dir.path()).unwrap().counters().unwrap();
+    assert_eq!((counters.committed, counters.delivered, counters.pending), (6, 2, 4));
+}
+
+#[test]
+fn a_lost_entry_that_may_have_been_delivered_is_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    ledger_of(dir.path(), 4);
+    let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
+    ledger.acknowledge(vec![2], loupe::types::Digest::of(b"batch")).unwrap();
+    ledger.close().unwrap();
+    sql(dir.path()).execute("DELETE FROM outbox", []).unwrap();
+    let done = check_repaired(dir.path());
+    assert_eq!((done.enqueued.count, done.enqueued_in_doubt.count), (0, 4), "{done:?}");
+    let counters = LedgerReader::open(dir.path()).unwrap().counters().unwrap();
+    assert_eq!((counters.committed, counters.delivered, counters.pending), (4, 0, 4));
+    let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
+    samples::provenance(&ledger);
+    assert!(ledger.commit(samples::inspection(9), Vec::new()).unwrap().code.ends_with("0005"));
+    ledger.close().unwrap();
+    assert!(proof(dir.path()).holds());
+}
+
+#[test]
+fn double_entries_and_wrong_totals_are_set_right_with_their_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    ledger_of(dir.path(), 3);
+    sql(dir.path())
+        .execute_batch(
+            "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
+                 SELECT root_table, key_at, key_id, row_count, state, attempts, enqueued_at FROM outbox WHERE seq = 2;
+             UPDATE outbox_state SET committed_total = 40, delivered_total = 11;
+             UPDATE inspection_codes SET last_number = 2;",
+        )
+        .unwrap();
+    let faults = proof(dir.path()).faults.join("\n");
+    for words in
+        ["committed 40", "outbox entry 4 names a unit that an earlier entry names too", "could be given a second time"]
+    {
+        assert!(faults.contains(words), "no `{words}` in\n{faults}");
+    }
+    let said = text(&succeed(outbox("repair", dir.path()).arg("--dry-run")).stdout);
+    assert!(said.contains("committed: 40 becomes 3 (-37)") && said.contains("delivered: 11 becomes 0 (-11)"), "{said}");
+    let done = check_repaired(dir.path());
+    assert_eq!(done.quarantined.count, 1);
+    let counters = LedgerReader::open(dir.path()).unwrap().counters().unwrap();
+    assert_eq!((counters.committed, counters.pending, counters.quarantined), (3, 3, 0));
+}
+
+#[test]
+fn a_review_without_an_entry_is_enqueued_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let committed = ledger_of(dir.path(), 2);
+    let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
+    let review = NewReview {
+        inspection_id: committed[0].id,
+        ordinal: Some(0),
+        status: ReviewStatus::Confirmed,
+        shown_part_id: None,
+        corrected_part_id: None,
+        corrected_color_id: None,
+        undoes_id: None,
+        reviewer: "Kim".to_owned(),
+        reason: None,
+        template: None,
+    };
+    ledger.review(review).unwrap();
+    ledger.close().unwrap();
+    sql(dir.path()).execute("DELETE FROM outbox WHERE root_table = 'reviews'", []).unwrap();
+    let done = check_repaired(dir.path());
+    assert_eq!(done.enqueued.lines.len(), 1);
+    assert!(done.enqueued.lines[0].starts_with("review of Kim"), "{done:?}");
+}
+
+#[test]
+fn a_ledger_that_is_taken_newer_or_damaged_is_refused_with_78_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = fail_with(&mut outbox("repair", dir.path()), 1);
+    assert!(missing.contains("there is no ledger") && std::fs::read_dir(dir.path()).unwrap().count() == 0, "{missing}");
+
+    ledger_of(dir.path(), 3);
+    let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
+    let said = fail_with(&mut outbox("repair", dir.path()), 78);
+    assert!(said.contains("in use by another loupe process"), "{said}");
+    ledger.close().unwrap();
+
+    let pristine = std::fs::read(database_path(dir.path())).unwrap();
+    sql(dir.path())
+        .execute("INSERT INTO schema_migrations VALUES (99, 'later', '2030-01-01T00:00:00Z', '1')", [])
+        .unwrap();
+    for command in ["status", "verify", "repair"] {
+        let said = fail_with(&mut outbox(command, dir.path()), 78);
+        assert!(said.contains("written by a newer loupe (schema 99"), "{said}");
+    }
+
+    std::fs::write(database_path(dir.path()), &pristine).unwrap();
+    let mut damaged = pristine.clone();
+    // The kind of a page in the middle.
+    let page = pristine.len() / 8192 / 2 * 8192;
+    damaged[page] ^= 0x40;
+    std::fs::write(database_path(dir.path()), &damaged).unwrap();
+    let said = fail_with(&mut outbox("repair", dir.path()), 78);
+    assert!(said.contains("is damaged") && said.contains("restore the last backup"), "{said}");
+    let output = outbox("verify", dir.path()).output().unwrap();
+    assert_ne!(output.status.code(), Some(0), "a damaged page passes for whole");
+    assert_eq!(std::fs::read(database_path(dir.path())).unwrap().len(), damaged.len());
+}
