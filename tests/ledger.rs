@@ -161,7 +161,7 @@ fn a_changed_artifact_and_a_lost_outbox_entry_break_the_proof() {
     for word in [
         "committed 2 is not delivered 0 + waiting 1",
         "INS-20261121-0002: the record and its rows differ",
-        "outbox entry 2 has 3 rows instead of 4",
+        "outbox entry 2 has 4 rows instead of 5",
         "has changed",
         "cannot be read",
     ] {

@@ -4,8 +4,19 @@
 -- of `refusal_reports`, which never changes and is a unit of the outbox. Where the clock goes back into a minute that was
 -- reported, the next version holds the rest: the sum over the versions is the minute's count.
 
-ALTER TABLE refusals ADD COLUMN reported INTEGER NOT NULL DEFAULT 0 CHECK (reported BETWEEN 0 AND refused); -- frames of `refused` that are in reports
-ALTER TABLE refusals ADD COLUMN version INTEGER NOT NULL DEFAULT 0 CHECK (version >= 0);                    -- of the last report; 0 before the first
+CREATE TABLE refusals_v4 (
+    minute    INTEGER NOT NULL,                                     -- start of the minute in which it was written
+    station   TEXT NOT NULL,                                        -- station by name
+    reason    TEXT NOT NULL,                                        -- code: why the frames were not inspected
+    refused   INTEGER NOT NULL CHECK (refused >= 1),                -- frames
+    reported  INTEGER NOT NULL DEFAULT 0 CHECK (reported BETWEEN 0 AND refused), -- frames of `refused` that are in reports
+    version   INTEGER NOT NULL DEFAULT 0 CHECK (version >= 0),      -- of the last report; 0 before the first
+    PRIMARY KEY (minute, station, reason)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO refusals_v4 (minute, station, reason, refused) SELECT minute, station, reason, refused FROM refusals;
+DROP TABLE refusals;
+ALTER TABLE refusals_v4 RENAME TO refusals;
 
 CREATE INDEX refusals_due_idx ON refusals (minute) WHERE refused > reported;
 
