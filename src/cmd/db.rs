@@ -74,7 +74,7 @@ struct RevokeArgs {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a clap parser")]
-fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(super) fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 

@@ -60,6 +60,8 @@ pub enum UplinkError {
     WrongSite { server: String, asked: Uuid },
     #[error("cannot provision: {detail}")]
     Provision { detail: String },
+    #[error("nothing was published: {detail}")]
+    Publish { detail: String },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }

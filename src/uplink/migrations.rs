@@ -86,6 +86,15 @@ pub(super) fn needed_version() -> i32 {
     carried().iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
+/// Migrations that only what flows down needs: a centre without them is delivered to all the same.
+const DOWN_ONLY: [i32; 2] = [10, 11];
+
+/// Version of the schema that delivering needs.
+fn delivery_version() -> i32 {
+    let needed = |version: &i32| !DOWN_ONLY.contains(version);
+    carried().iter().map(|migration| migration.version).filter(needed).max().unwrap_or(0)
+}
+
 /// A migration that this program carries.
 struct Carried {
     version: i32,
@@ -198,7 +207,7 @@ impl Central {
     /// Refuse a database whose schema is older than this program needs.
     pub(super) async fn check_schema(&self) -> Result<(), UplinkError> {
         let found = self.applied().await?.keys().max().copied().unwrap_or(0);
-        let needed = needed_version();
+        let needed = delivery_version();
         if found < needed {
             return Err(UplinkError::NotMigrated { server: self.server.clone(), found, needed });
         }
