@@ -74,7 +74,7 @@ INSERT INTO loupe.items (site_id, captured_at, id, inspection_id, ordinal, x_px,
     detection_confidence, part_id, color_id, similarity, margin, tier, entered_stage2, is_held, stage1_ms, verdict, reasons,
     device_id, ingested_at)
 SELECT site_id, at, format('22222222-%s-7000-8000-%s', lpad(k::text, 4, '0'), lpad(n::text, 12, '0'))::uuid, id, k, 10, 10,
-    50, 50, 'part', 0.9, 'part-' || (n / $sites * 7 + k * 13) % 200, 'c' || (n / $sites * 7 + k * 13) % 7, 0.8 + (n % 100) / 1000.0,
+    50, 50, 'part', 0.9, 'part-' || (n / $sites * 7 + k * 13) % 200, 'c' || (n / $sites * 7 + k * 13) % 200 % 7, 0.8 + (n % 100) / 1000.0,
     0.05 + (k % 10) / 100.0, 'l1', k = 3, verdict = 'hold' AND k = 0, 0.2,
     CASE WHEN verdict = 'hold' AND k = 0 THEN 'hold' ELSE 'pass' END,
     CASE WHEN verdict = 'hold' AND k = 0 THEN '{match.margin_small}' ELSE '{}' END::text[], site_id, at

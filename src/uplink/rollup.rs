@@ -186,18 +186,12 @@ pub struct RefreshedView {
 }
 
 impl Rollup {
-    /// One statement: find the hours that changed and replace their rows; answers with (hours, rows).
-    fn sql(&self, is_full: bool) -> String {
+    /// One statement: find the hours with facts that arrived from `since` on (`None`: all hours) and replace their rows;
+    /// answers with (hours, rows). `since` stands in the text, so that the planner sees how few rows it asks for.
+    fn sql(&self, since: Option<&str>) -> String {
         let Self { name, source, key_time, .. } = self;
         let (key, values) = (self.key.join(", "), self.values.join(", "));
-        let since = if is_full {
-            "true".to_owned()
-        } else {
-            format!(
-                "s.ingested_at >= coalesce((SELECT rolled_to FROM loupe.rollup_state WHERE rollup_name = '{name}'),
-                    '-infinity') - interval '1 hour'"
-            )
-        };
+        let since = since.map_or_else(|| "true".to_owned(), |since| format!("s.ingested_at >= '{since}'"));
         let set: Vec<String> = self.values.iter().map(|value| format!("{value} = excluded.{value}")).collect();
         // The lateral sub-select keeps the planner at one index range an hour.
         let facts = format!(
@@ -255,7 +249,10 @@ impl Central {
             .batch_execute("SET LOCAL timezone = 'UTC'; SET LOCAL ROLE loupe_owner")
             .await
             .map_err(&on_statement)?;
-        let written = transaction.query_typed(&rollup.sql(is_full), &[]).await.map_err(&on_statement)?;
+        let since = "SELECT (rolled_to - interval '1 hour')::text FROM loupe.rollup_state WHERE rollup_name = $1";
+        let since = transaction.query_typed(since, &[(&rollup.name, Type::TEXT)]).await.map_err(&on_statement)?;
+        let since: Option<String> = since.first().filter(|_| !is_full).map(|row| row.get(0));
+        let written = transaction.query_typed(&rollup.sql(since.as_deref()), &[]).await.map_err(&on_statement)?;
         // now(): the start of this transaction, before its first look.
         let watermark = "INSERT INTO loupe.rollup_state VALUES ($1, now(), clock_timestamp())
             ON CONFLICT (rollup_name) DO UPDATE SET rolled_to = excluded.rolled_to, ran_at = excluded.ran_at";
@@ -307,9 +304,10 @@ mod tests {
     #[test]
     fn every_rollup_selects_its_key_and_values_from_one_hour() {
         for rollup in &ROLLUPS {
-            let sql = rollup.sql(false);
+            let sql = rollup.sql(Some("2026-11-21"));
             assert!(!sql.contains("{facts}") && sql.contains("d.hour + interval '1 hour'"), "{sql}");
-            assert!(sql.contains("rolled_to") && !rollup.sql(true).contains("rolled_to"), "{sql}");
+            assert!(sql.contains("ingested_at >= '2026-11-21'"), "{sql}");
+            assert!(!rollup.sql(None).contains("ingested_at"), "{sql}");
         }
     }
 }
