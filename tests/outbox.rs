@@ -89,7 +89,7 @@ fn an_entry_whose_rows_are_damaged_is_set_aside_and_still_listed() {
     let shown = text(&succeed(&mut outbox("status", dir.path())).stdout);
     assert!(
         shown
-            .contains(&format!("set aside {} of inspections: outbox entry 3 has 3 rows instead of 4", committed[2].id))
+            .contains(&format!("set aside {} of inspections: outbox entry 3 has 4 rows instead of 5", committed[2].id))
     );
 
     // The rows are back (from a backup, say): the entry goes back to its place.
@@ -135,7 +135,7 @@ fn a_lost_entry_is_enqueued_again_in_its_certainty() {
 }
 
 #[test]
-fn a_lost_entry_that_may_have_been_delivered_is_sent_again() {
+fn of_entries_lost_together_only_the_undelivered_are_sent_again() {
     let dir = tempfile::tempdir().unwrap();
     ledger_of(dir.path(), 4);
     let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
@@ -143,9 +143,9 @@ fn a_lost_entry_that_may_have_been_delivered_is_sent_again() {
     ledger.close().unwrap();
     sql(dir.path()).execute("DELETE FROM outbox", []).unwrap();
     let done = check_repaired(dir.path());
-    assert_eq!((done.enqueued.count, done.enqueued_in_doubt.count), (0, 4), "{done:?}");
+    assert_eq!((done.enqueued.count, done.enqueued_in_doubt.count), (3, 0), "the delivery is noted: {done:?}");
     let counters = LedgerReader::open(dir.path()).unwrap().counters().unwrap();
-    assert_eq!((counters.committed, counters.delivered, counters.pending), (4, 0, 4));
+    assert_eq!((counters.committed, counters.delivered, counters.pending), (4, 1, 3));
     let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
     samples::provenance(&ledger);
     assert!(ledger.commit(samples::inspection(9), Vec::new()).unwrap().code.ends_with("0005"));
@@ -222,7 +222,7 @@ fn a_ledger_that_is_taken_newer_or_damaged_is_refused_with_78_and_left_alone() {
         .unwrap();
     for command in ["status", "verify", "repair"] {
         let said = fail_with(&mut outbox(command, dir.path()), 78);
-        assert!(said.contains("written by a newer loupe (schema 99"), "{said}");
+        assert!(said.contains("schema 99") && said.contains("newer version"), "{said}");
     }
 
     std::fs::write(database_path(dir.path()), &pristine).unwrap();
@@ -411,7 +411,8 @@ fn a_missing_or_edited_central_row_is_found_and_named() {
     let said = compare(1);
     for words in [
         format!("inspections {} ({}): verdict is \"hold\" here and \"fail\" at the centre", committed[2].code, id(2)),
-        "similarity is 0.105 here and 0.5 at the centre".to_owned(),
+        "similarity is 0.105".to_owned(),
+        "here and 0.5 at the centre".to_owned(),
         "was delivered and is missing at the centre".to_owned(),
         format!("inspections {} ({}) was delivered and is missing", committed[7].code, id(7)),
         format!("of inspection {} is at the centre and was never sent", id(8)),
