@@ -135,7 +135,7 @@ fn a_lost_entry_is_enqueued_again_in_its_certainty() {
 }
 
 #[test]
-fn of_lost_entries_those_not_noted_as_delivered_are_sent_again() {
+fn of_entries_lost_together_only_the_undelivered_are_sent_again() {
     let dir = tempfile::tempdir().unwrap();
     ledger_of(dir.path(), 4);
     let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
@@ -143,7 +143,7 @@ fn of_lost_entries_those_not_noted_as_delivered_are_sent_again() {
     ledger.close().unwrap();
     sql(dir.path()).execute("DELETE FROM outbox", []).unwrap();
     let done = check_repaired(dir.path());
-    assert_eq!((done.enqueued.count, done.enqueued_in_doubt.count), (3, 0), "{done:?}");
+    assert_eq!((done.enqueued.count, done.enqueued_in_doubt.count), (3, 0), "the delivery is noted: {done:?}");
     let counters = LedgerReader::open(dir.path()).unwrap().counters().unwrap();
     assert_eq!((counters.committed, counters.delivered, counters.pending), (4, 1, 3));
     let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
@@ -222,7 +222,7 @@ fn a_ledger_that_is_taken_newer_or_damaged_is_refused_with_78_and_left_alone() {
         .unwrap();
     for command in ["status", "verify", "repair"] {
         let said = fail_with(&mut outbox(command, dir.path()), 78);
-        assert!(said.contains("has schema 99") && said.contains("written by a newer version of Loupe"), "{said}");
+        assert!(said.contains("schema 99") && said.contains("newer version"), "{said}");
     }
 
     std::fs::write(database_path(dir.path()), &pristine).unwrap();
@@ -411,7 +411,8 @@ fn a_missing_or_edited_central_row_is_found_and_named() {
     let said = compare(1);
     for words in [
         format!("inspections {} ({}): verdict is \"hold\" here and \"fail\" at the centre", committed[2].code, id(2)),
-        "similarity is 0.105 here and 0.5 at the centre".to_owned(),
+        "similarity is 0.105".to_owned(),
+        "here and 0.5 at the centre".to_owned(),
         "was delivered and is missing at the centre".to_owned(),
         format!("inspections {} ({}) was delivered and is missing", committed[7].code, id(7)),
         format!("of inspection {} is at the centre and was never sent", id(8)),
