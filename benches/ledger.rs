@@ -1,4 +1,4 @@
-//! What a durable commit costs, against one durable SQLite insert on the same disk, and how fast the outbox drains.
+//! What a durable commit costs, against one durable SQLite insert on the same disk.
 //!
 //! `cargo bench --bench ledger [-- DIR]`: the ledgers stand in DIR (default: the build folder), so that the disk of
 //! interest is measured. Each row is one run; read the spread by running it again.
@@ -8,18 +8,13 @@ use std::path::{Path, PathBuf};
 use loupe::clock::{Clock, Stopwatch};
 use loupe::ledger::Ledger;
 use loupe::types::{Item, Verdict};
-use loupe::uplink::{Central, Secret, UplinkConfig, block_on, drain};
 
-#[path = "../tests/support/postgres.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
-mod postgres;
 #[path = "../tests/support/samples.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod samples;
 
 const COMMITS: u64 = 500;
 const THREADS: u64 = 8;
-const DRAINED: u64 = 20_000;
 
 fn main() {
     let dir = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
@@ -31,7 +26,6 @@ fn main() {
     report("commit, 5 items, 2 pictures of 20 kB", 1, commits(&base, 1, 5, 2));
     report("commit, 5 items", THREADS, commits(&base, THREADS, 5, 0));
     report("commit, 5 items, 2 pictures of 20 kB", THREADS, commits(&base, THREADS, 5, 2));
-    drain_rate(&base);
 }
 
 fn report(what: &str, threads: u64, (mut each_ms, wall_s): (Vec<f32>, f64)) {
@@ -94,23 +88,4 @@ fn commits(base: &Path, threads: u64, item_count: u32, pictures: usize) -> (Vec<
         .collect();
     let each = workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
     (each, wall.elapsed().as_secs_f64())
-}
-
-fn drain_rate(base: &Path) {
-    let Some(server) = postgres::Postgres::start() else { return };
-    let dsn = Secret::new(server.dsn());
-    block_on(async { Central::connect(&dsn).await?.migrate().await }).unwrap();
-    let dir = tempfile::tempdir_in(base).unwrap();
-    let ledger = Ledger::open(dir.path(), Clock::system()).unwrap();
-    samples::provenance(&ledger);
-    for number in 0..DRAINED {
-        ledger.submit(inspection(number, 5), Vec::new()).unwrap();
-    }
-    let stopwatch = Stopwatch::start();
-    let config = UplinkConfig { dsn, site_id: Some(uuid::Uuid::from_u128(1)) };
-    let delivered = drain(ledger, &config, |_| ()).unwrap().delivered;
-    let seconds = stopwatch.elapsed().as_secs_f64();
-    assert_eq!(delivered, DRAINED);
-    let rate = delivered as f64 / seconds;
-    println!("drain, 5 items                         {rate:>8.0} inspections/s, {:>8.0} rows/s", rate * 8.0);
 }

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 run_packages=(cmake g++ gfortran libopenblas-dev libopencv-dev clang libclang-dev pkg-config python3 python3-pip ca-certificates)
-test_packages=(postgresql ffmpeg systemd chromium python3-venv)
+test_packages=(postgresql pgbouncer openssl ffmpeg systemd chromium python3-venv)
 
 onnxruntime_version=1.31.1
 onnxruntime_dir=.cache/onnxruntime

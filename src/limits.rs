@@ -18,11 +18,23 @@ pub const WATCH_POLL: Duration = Duration::from_millis(200);
 pub const ITEMS_PER_FRAME_MAX: usize = 256;
 /// Units in one uplink transaction (data model §4.2).
 pub const UPLINK_UNITS_MAX: usize = 500;
-/// Bytes of JSON in one uplink transaction (data model §4.2).
+/// Bytes of rows in one uplink transaction (data model §4.2), before a unit that is longer alone.
 pub const UPLINK_BATCH_BYTES_MAX: usize = 1 << 20;
+/// How long a committed unit may wait for others to share its transaction.
+pub const UPLINK_BATCH_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long central may take over one batch: 1 MiB at 17 kB/s.
+pub const UPLINK_BATCH_TIME_MAX: Duration = Duration::from_secs(60);
 /// First and last pause of the uplink's backoff.
 pub const UPLINK_BACKOFF_MIN: Duration = Duration::from_secs(1);
 pub const UPLINK_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Longest time to reach the central server and log in.
+pub const UPLINK_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time that sent data may stay unacknowledged by the peer's kernel (TCP_USER_TIMEOUT).
+pub const UPLINK_UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// Keepalive of a quiet connection: a dead peer is known after 30 s + 3 × 10 s.
+pub const UPLINK_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+pub const UPLINK_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const UPLINK_KEEPALIVE_RETRIES: u32 = 3;
 /// Inspections the dashboard keeps in memory for its list: 100 × about 4 kB.
 pub const DASHBOARD_RECENT_MAX: usize = 100;
 /// Events an SSE client may lag behind before it is told to reload.
@@ -44,6 +56,10 @@ pub const DASHBOARD_FILE_THREADS: usize = 2;
 pub const HEALTH_PROGRESS_AGE_MAX: Duration = Duration::from_secs(30);
 /// Inspections waiting for the ledger's writer: it commits them as one group.
 pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
+/// Rows or pictures that one retention step takes out: a transaction of about 2 ms, behind which a commit may wait.
+pub const RETENTION_ROWS_PER_STEP: usize = 32;
+/// Rows that the retention job reads at a time, about 100 bytes each.
+pub const RETENTION_ROWS_PER_READ: usize = 512;
 /// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
 pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
 /// Time the whole stop may take before the process exits anyway.
@@ -74,3 +90,10 @@ pub const CATALOGUE_FIELD_CHARS_MAX: usize = 1_000;
 pub const DUPLICATE_PAIRS_MAX: usize = 10_000;
 /// Templates of one index: ids are stored as u32.
 pub const TEMPLATES_MAX: usize = u32::MAX as usize;
+/// Rows of the centre in one page, and its bytes: a page is one ledger transaction, some 20 ms beside the inspections.
+pub const DOWNLINK_PAGE_ROWS_MAX: i64 = 200;
+pub const DOWNLINK_PAGE_BYTES_MAX: i64 = 4 << 20;
+/// Seconds between two looks at what the centre wants: 10 000 sites then ask 333 times a second.
+pub const DOWNLINK_INTERVAL_S: u32 = 30;
+/// Largest recipe that is published, bytes.
+pub const RECIPE_BYTES_MAX: usize = 256 << 10;

@@ -64,10 +64,13 @@ fn migrating_twice_changes_nothing() {
     let Some(server) = Postgres::start() else { return };
     let dsn = Secret::new(server.dsn());
     let status = || block_on(async { Central::connect(&dsn).await?.status().await }).unwrap();
-    assert!(!status().is_current());
+    let before = status();
+    assert!(!before.is_current());
     let first = migrate(&dsn);
-    assert_eq!(first.applied.len(), 5, "{first:?}");
-    assert_eq!(first.partitions.len(), 9 * 4, "{first:?}");
+    let files = std::fs::read_dir(support::root().join("migrations/central")).unwrap().count();
+    assert_eq!(first.applied.len(), files, "{first:?}");
+    let parents: usize = server.lines("SELECT count(*) FROM pg_partitioned_table")[0].parse().unwrap();
+    assert_eq!(first.partitions.len(), parents * 4, "{first:?}");
     let again = migrate(&dsn);
     assert_eq!((again.applied.len(), again.partitions.len()), (0, 0), "{again:?}");
     let status = status();
@@ -250,10 +253,7 @@ fn a_poisoned_row_is_parked_and_the_rest_arrives() {
     let status = LedgerReader::open(dir.path()).unwrap().outbox_status().unwrap();
     assert_eq!((status.counters.pending, status.counters.parked), (2, 2));
     assert_eq!(status.parked_units.iter().map(|unit| unit.seq).collect::<Vec<_>>(), [18, 42]);
-    assert!(
-        status.parked_units[0].last_error.contains("22P05") || status.parked_units[0].last_error.contains("Unicode"),
-        "{status:?}"
-    );
+    assert!(status.parked_units[0].last_error.contains("0x00"), "{status:?}");
     ledger.commit(samples::inspection(60), Vec::new()).unwrap();
     assert_eq!(drain(ledger.clone(), &as_site(&dsn), |_| ()).unwrap().delivered, 1);
     assert_eq!(ledger.unpark().unwrap(), 2);

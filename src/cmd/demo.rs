@@ -123,7 +123,11 @@ fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::R
         site_code: "demo".to_owned(),
         site_name: "Loupe demo".to_owned(),
         site_id: None,
-        storage: StorageConfig { state_dir: args.state.clone(), artifacts: ArtifactPolicy::All },
+        storage: StorageConfig {
+            state_dir: args.state.clone(),
+            artifacts: ArtifactPolicy::All,
+            policy: crate::types::StoragePolicy::default(),
+        },
         onnxruntime: None,
         workers: 0,
         dashboard: Some(DashboardConfig { listen: args.listen, allow_remote: false }),

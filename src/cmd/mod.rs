@@ -19,11 +19,15 @@ pub mod kit;
 mod ledger_desk;
 pub mod outbox;
 mod outbox_repair;
+pub mod provisioning;
+pub mod publish;
 pub mod review;
 pub mod run;
 mod signals;
+pub mod storage;
 
 use crate::ledger::LedgerError;
+
 use crate::uplink::UplinkError;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.

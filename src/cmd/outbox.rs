@@ -6,10 +6,11 @@ use clap::{Args as ClapArgs, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
+use super::Failure;
 use super::db::DsnArgs;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerReader, OutboxStatus, Proof};
-use crate::uplink::{UplinkConfig, drain};
+use crate::uplink::{UplinkConfig, UplinkError, drain};
 
 /// Look at, prove or deliver what waits for the central database.
 #[derive(Debug, ClapArgs)]
@@ -152,21 +153,28 @@ fn drain_outbox(args: &DrainArgs) -> anyhow::Result<()> {
         ledger.unpark()?;
     }
     let waiting = ledger.counters()?;
-    let bar = progress_bar("inspections", waiting.pending - waiting.parked);
+    let bar = progress_bar("units", waiting.pending - waiting.parked);
     let delivery = drain(ledger.clone(), &config, |done| bar.set_position(done.delivered + done.parked));
     bar.finish_and_clear();
     let counters = ledger.counters()?;
     ledger.close()?;
-    let delivery = delivery?;
+    let delivery = delivery.map_err(explain)?;
     if args.database.wants_json() {
         let mut document = serde_json::to_value(delivery)?;
         document["counters"] = serde_json::to_value(counters)?;
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        println!("delivered {} inspections, {} GPU samples", delivery.delivered, delivery.gpu_stats);
+        println!("delivered {} units, {} GPU samples", delivery.delivered, delivery.gpu_stats);
         println!("pending   {} ({} parked)", counters.pending, counters.parked);
     }
     Ok(())
+}
+
+/// A wrong DSN, certificate or login ends with 78: trying again cannot help.
+fn explain(error: UplinkError) -> anyhow::Error {
+    let needs_a_person = error.is_configuration();
+    let error = anyhow::Error::from(error);
+    if needs_a_person { Failure::config(error).into() } else { error }
 }
 
 /// On stderr, and only where that is a terminal.

@@ -17,14 +17,14 @@ use super::board::Board;
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, KitFn, ReviewFn, StationInfo};
+use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, ReviewFn, StationInfo};
 use crate::failpoint;
 use crate::inference::Runtime;
 use crate::ledger::{self, Ledger, LedgerReader};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
 use crate::observe::GpuSampler;
-use crate::pipeline::{Outcome, Pipeline, Reviewer, Shared, StationInput};
+use crate::pipeline::{Housekeeping, Outcome, Pipeline, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
 use crate::uplink::{self, Uplink};
@@ -108,8 +108,16 @@ pub fn serve(
     let hides = config.dashboard.as_ref().is_some_and(|dashboard| !dashboard.listen.ip().is_loopback());
     let names = stations.iter().map(|station| station.name.clone()).collect();
     let kits = super::ledger_desk::desk(ledger.clone(), state_dir.clone(), hides, names);
-    let dashboard =
-        start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), (desk, kits), &stop_dashboard)?;
+    let holds = super::storage::desk(ledger.clone());
+    let dashboard = start_dashboard(
+        &config,
+        &board,
+        &feed,
+        &clock,
+        (stations, progress.clone()),
+        (desk, kits, holds),
+        &stop_dashboard,
+    )?;
     let stop_uplink = Shutdown::new();
     let uplink = match &config.uplink {
         None => None,
@@ -120,6 +128,7 @@ pub fn serve(
             Some(uplink)
         }
     };
+    let housekeeping = Housekeeping::start(&ledger, config.storage.policy, &clock, board.metrics())?;
     let telemetry = start_telemetry(&board, &ledger, &clock, config.gpu_interval_s, &stop_dashboard)?;
     let watchdog = Watchdog::new(progress).spawn(stop_dashboard.clone())?;
     notify::ready();
@@ -152,6 +161,7 @@ pub fn serve(
         drop(std::fs::remove_file(&address_file));
     }
     stop_dashboard.request();
+    housekeeping.stop();
     let closed = ledger.close();
     failpoint::hit("daemon.stop.ledger");
     for thread in [telemetry].into_iter().chain(watchdog) {
@@ -218,7 +228,7 @@ fn start_dashboard(
     feed: &Feed,
     clock: &Clock,
     (stations, progress): (Vec<StationInfo>, Vec<notify::Progress>),
-    (desk, kits): (ReviewFn, KitFn),
+    (desk, kits, holds): (ReviewFn, KitFn, HoldFn),
     stop: &Shutdown,
 ) -> anyhow::Result<Option<DashboardHandle>> {
     let Some(dashboard) = &config.dashboard else { return Ok(None) };
@@ -238,6 +248,7 @@ fn start_dashboard(
         })),
         reviews: Some(desk),
         kits: Some(kits),
+        holds: Some(holds),
         metrics: board.metrics().clone(),
         progress,
         clock: clock.clone(),

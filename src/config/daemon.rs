@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::recipe::read_text;
 use super::{ConfigError, Document, Recipe};
 use crate::capture::{SourceKind, SourceSpec};
+use crate::types::StoragePolicy;
 use crate::uplink::Secret;
 
 /// A validated configuration, its recipes included.
@@ -34,6 +35,8 @@ pub struct Config {
 pub struct StorageConfig {
     pub state_dir: PathBuf,
     pub artifacts: ArtifactPolicy,
+    /// How long what is kept, and what happens when the disk fills.
+    pub policy: StoragePolicy,
 }
 
 /// Which inspections keep pictures. A thumbnail, an overlay and a heat map are made; the frame itself is kept for
@@ -94,6 +97,14 @@ struct RawSite {
 struct RawStorage {
     state_dir: Option<PathBuf>,
     artifacts: ArtifactPolicy,
+    verdict_days: Option<u32>,
+    detail_days: Option<u32>,
+    pass_picture_days: Option<u32>,
+    picture_days: Option<u32>,
+    refusal_days: Option<u32>,
+    free_low_mb: Option<u64>,
+    free_critical_mb: Option<u64>,
+    budget_mb: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -195,6 +206,7 @@ impl RawConfig {
                 document.fault(&format!("stations[{index}].name"), format!("`{}` stands twice", station.name));
             }
         }
+        let policy = self.storage.policy(document);
         let stations = self
             .stations
             .into_iter()
@@ -208,6 +220,7 @@ impl RawConfig {
             storage: StorageConfig {
                 state_dir: state_dir(self.storage.state_dir, folder),
                 artifacts: self.storage.artifacts,
+                policy,
             },
             onnxruntime: self.runtime.onnxruntime.map(|path| folder.join(path)),
             workers: self.runtime.workers,
@@ -218,6 +231,57 @@ impl RawConfig {
             uplink: self.uplink.and_then(|raw| raw.validate(document, folder)),
             gpu_interval_s: self.telemetry.gpu_interval_s,
             stations,
+        }
+    }
+}
+
+/// More days than this is a typing error: a century.
+const DAYS_MAX: u32 = 36_500;
+/// More than this is a typing error: an exbibyte.
+const MEBIBYTES_MAX: u64 = 1 << 40;
+
+impl RawStorage {
+    fn policy(&self, document: &mut Document) -> StoragePolicy {
+        let default = StoragePolicy::default();
+        let mut days = |key: &str, given: Option<u32>, default: u32, least: u32| {
+            let days = given.unwrap_or(default);
+            if !(least..=DAYS_MAX).contains(&days) {
+                document.fault(&format!("storage.{key}"), format!("is {days}, must be {least} to {DAYS_MAX} days"));
+            }
+            days
+        };
+        // What is decided is kept at least as long as promised; pictures may go sooner, for want of space or by law.
+        let verdict_days = days("verdict_days", self.verdict_days, default.verdict_days, default.verdict_days);
+        let detail_days = days("detail_days", self.detail_days, default.detail_days, default.detail_days);
+        let refusal_days = days("refusal_days", self.refusal_days, default.refusal_days, default.refusal_days);
+        let pass_picture_days = days("pass_picture_days", self.pass_picture_days, default.pass_picture_days, 1);
+        let picture_days = days("picture_days", self.picture_days, default.picture_days, 1);
+        let mut bytes = |key: &str, given: Option<u64>| {
+            if let Some(mebibytes) = given.filter(|mebibytes| *mebibytes > MEBIBYTES_MAX) {
+                document
+                    .fault(&format!("storage.{key}"), format!("is {mebibytes}, must be at most {MEBIBYTES_MAX} MiB"));
+            }
+            given.map(|mebibytes| mebibytes.min(MEBIBYTES_MAX) << 20)
+        };
+        let free_low_bytes = bytes("free_low_mb", self.free_low_mb).unwrap_or(default.free_low_bytes);
+        let free_critical_bytes =
+            bytes("free_critical_mb", self.free_critical_mb).unwrap_or(default.free_critical_bytes);
+        let budget_bytes = bytes("budget_mb", self.budget_mb);
+        if free_critical_bytes >= free_low_bytes {
+            document.fault(
+                "storage.free_critical_mb",
+                format!("is {}, must be less than free_low_mb ({})", free_critical_bytes >> 20, free_low_bytes >> 20),
+            );
+        }
+        StoragePolicy {
+            verdict_days,
+            detail_days,
+            pass_picture_days,
+            picture_days,
+            refusal_days,
+            free_low_bytes,
+            free_critical_bytes,
+            budget_bytes,
         }
     }
 }

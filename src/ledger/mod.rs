@@ -11,31 +11,53 @@
 mod artifacts;
 mod backup;
 mod balance;
+mod cache;
 mod catalogue;
+mod checkpoint;
+mod desired;
 mod disk;
 mod error;
 mod handle;
+mod holds;
 mod kits;
+mod log_check;
+mod pack;
 mod quarantine;
 mod reader;
+mod refusals;
 mod repair;
+mod retention;
 mod reviews;
 mod rows;
+mod scrub;
+mod sent;
 mod store;
+mod sweep;
 mod unit;
+mod usage;
 mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
 pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files};
+pub use cache::{
+    CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
+    placed_recipe, prune_recipes, recipe_path,
+};
 pub use catalogue::QualityChange;
+pub use desired::{CENTRAL_FORMAT, CentralPage, CentralRecipe, CentralRow, CentralTable, Intake};
 pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use handle::{Ledger, Pending};
+pub use pack::{Packed, PackedUnit, Span};
 pub use quarantine::{QuarantineKind, QuarantinedUnit};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
 pub use repair::{Correction, Listed, Repair, repair};
 pub use reviews::NewReview;
+pub use scrub::{Scrub, ScrubPace, ScrubReport};
+pub use sent::{Cell, Kind, RowSink, SENT_TABLES, SentTable};
 pub use store::{Meta, RESTORE_MARKER, database_path, schema_version};
-pub use unit::{PendingSamples, PendingUnits, SENT_TABLES, SentRows, SentTable, Unit};
+pub use sweep::{Pace, Sweep, Swept};
+pub use unit::{PendingUnits, SentRows, Unit};
+pub use usage::{Amount, Class, Planned, StorageStatus};
 pub use verify::Proof;

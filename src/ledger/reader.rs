@@ -15,12 +15,14 @@ use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections, reviews, ended kit sessions and stock corrections ever committed.
+    /// Inspections, reviews, ended kit sessions, stock corrections and reports of refusals ever committed.
     pub committed: u64,
     /// Reviews among them.
     pub reviews: u64,
     /// Ended kit sessions and stock corrections among them.
     pub kit_units: u64,
+    /// Reports of refusals among them: what was refused in one minute for one reason.
+    pub refusal_reports: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
     /// Those it did not, and that wait; includes `parked`.
@@ -87,12 +89,15 @@ impl LedgerReader {
     /// When the ledger cannot be read.
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
-                (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals),
-                (SELECT count(*) FROM reviews), (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
+                (SELECT count(*) FROM outbox WHERE state = 'parked'),
+                (SELECT coalesce(sum(refused), 0) FROM refusals) + pruned_refused,
+                (SELECT count(*) FROM reviews) + pruned_reviews,
+                (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),
+                (SELECT count(*) FROM refusal_reports),
                 (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate')
-             FROM outbox_state";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 8]> {
+             FROM outbox_state, retention_totals";
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 9]> {
             Ok([
                 count(row, 0)?,
                 count(row, 1)?,
@@ -102,23 +107,25 @@ impl LedgerReader {
                 count(row, 5)?,
                 count(row, 6)?,
                 count(row, 7)?,
+                count(row, 8)?,
             ])
         };
-        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, quarantined] = self
-            .connection
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.query_row([], read))
-            .map_err(LedgerError::sqlite(&self.path))?;
+        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, quarantined] =
+            self.connection
+                .prepare_cached(sql)
+                .and_then(|mut statement| statement.query_row([], read))
+                .map_err(LedgerError::sqlite(&self.path))?;
         Ok(Counters {
             committed,
             reviews,
             kit_units,
+            refusal_reports,
             delivered,
             pending: committed.saturating_sub(delivered + quarantined),
             quarantined,
             parked,
             refused,
-            captured: committed.saturating_sub(reviews + kit_units) + refused,
+            captured: committed.saturating_sub(reviews + kit_units + refusal_reports) + refused,
             dropped_samples,
         })
     }
@@ -156,6 +163,17 @@ impl LedgerReader {
         self.connection
             .prepare_cached("SELECT record FROM provenances WHERE sha256 = ?1")
             .and_then(|mut statement| statement.query_row(params![digest.as_bytes()], |row| row.get(0)).optional())
+            .map_err(LedgerError::sqlite(&self.path))
+    }
+
+    /// Whether refusals were counted that are in no report yet; those of the running minute are among them.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn has_unreported_refusals(&self) -> Result<bool, LedgerError> {
+        self.connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM refusals WHERE refused > reported)")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
             .map_err(LedgerError::sqlite(&self.path))
     }
 

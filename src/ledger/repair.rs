@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::LedgerError;
 use super::balance::Balance;
+use super::pack::Span;
 use super::quarantine::{self, QuarantineKind};
 use super::reader::LedgerReader;
 use super::store;
@@ -28,37 +29,46 @@ struct Root {
     table: &'static str,
     /// SELECT key time, id, row count and a name for people of every unit without an entry that meets `{also}`.
     select: &'static str,
-    /// SQL condition: its commit is later than that of the oldest entry that still waits for its first sending.
-    is_after_waiting: &'static str,
+    /// SQL condition: it was certainly not delivered, since its commit is later than that of the oldest entry that
+    /// still waits for its first sending, or since deliveries of its table are noted.
+    is_certain: &'static str,
 }
 
-const ROOTS: [Root; 4] = [
+const ROOTS: [Root; 5] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM anomaly_maps c WHERE c.inspection_id = u.id)
-                + (SELECT count(*) FROM frame_qa_logs c WHERE c.inspection_id = u.id), u.code
-            FROM inspections u WHERE {also} ORDER BY u.rowid",
-        is_after_waiting: "u.rowid > (SELECT min(i.rowid) FROM outbox o JOIN inspections i ON i.id = o.key_id
-                WHERE o.root_table = 'inspections' AND o.state = 'pending' AND o.attempts = 0)",
+                + (SELECT count(*) FROM frame_qa_logs c WHERE c.inspection_id = u.id)
+                + (SELECT count(*) FROM sent_artifacts c WHERE c.inspection_id = u.id), u.code
+            FROM inspections u WHERE u.id NOT IN (SELECT inspection_id FROM delivered_inspections) AND {also}
+            ORDER BY u.rowid",
+        is_certain: "true",
     },
     Root {
         table: "reviews",
-        select: "SELECT u.occurred_at, u.id, 1, 'review of ' || u.reviewer FROM reviews u WHERE {also} ORDER BY u.seq",
-        is_after_waiting: "u.occurred_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        select: "SELECT u.occurred_at, u.id, 1, 'review of ' || u.reviewer FROM reviews u
+            WHERE u.id NOT IN (SELECT review_id FROM delivered_reviews) AND {also} ORDER BY u.seq",
+        is_certain: "true",
     },
     Root {
         table: "kit_sessions",
         select: "SELECT u.started_at, u.id, 1 + (SELECT count(*) FROM stock_ledger b WHERE b.reference_id = u.id),
                 'session of kit ' || u.kit_code FROM kit_sessions u WHERE u.ended_at IS NOT NULL AND {also}
             ORDER BY u.ended_at",
-        is_after_waiting: "u.ended_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        is_certain: "u.ended_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
     Root {
         table: "stock_ledger",
         select: "SELECT u.recorded_at, u.id, 1, 'booking of part ' || u.part_id FROM stock_ledger u
             WHERE u.reference_type = 'manual' AND {also} ORDER BY u.seq",
-        is_after_waiting: "u.recorded_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        is_certain: "u.recorded_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+    },
+    Root {
+        table: "refusal_reports",
+        select: "SELECT u.minute, u.id, 1, 'report of ' || u.refused || ' refusals' FROM refusal_reports u WHERE {also}
+            ORDER BY u.minute, u.id",
+        is_certain: "u.minute > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
 ];
 
@@ -167,7 +177,7 @@ impl Work<'_> {
         }
         let mut after_seq = i64::MIN;
         loop {
-            let entries = self.reader.entries("", after_seq, ENTRIES_PER_READ)?;
+            let entries = self.reader.entries("", Span::beyond(after_seq, ENTRIES_PER_READ))?;
             let Some(last) = entries.last() else { return Ok(()) };
             after_seq = last.seq;
             for entry in &entries {
@@ -195,7 +205,7 @@ impl Work<'_> {
         // Taken before the first insertion, which would itself become the oldest that waits.
         let mut certain = Vec::new();
         for root in &ROOTS {
-            certain.extend(self.units_without_entry(root, root.is_after_waiting)?);
+            certain.extend(self.units_without_entry(root, root.is_certain)?);
         }
         let deficit = self.sql(Balance::read)?.deficit();
         for unit in &certain {
@@ -272,7 +282,7 @@ impl Work<'_> {
         let committed = found.accounted();
         let delivered = (committed - found.waiting - found.quarantined).max(0);
         let void_seqs = found.last_seq - committed;
-        let void_codes = found.numbered - found.stored_inspections - found.lost_inspections;
+        let void_codes = found.numbered - found.inspections();
         for (what, before, after) in [
             ("committed", before.committed, committed),
             ("delivered", before.delivered, delivered),

@@ -6,7 +6,7 @@
 use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
-use super::{LedgerError, kits, reviews};
+use super::{LedgerError, kits, retention, reviews};
 use crate::failpoint;
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
@@ -30,7 +30,8 @@ pub(super) fn insert_inspection(
     let row_count = 1
         + inspection.items.len()
         + usize::from(inspection.anomaly.is_some())
-        + usize::from(inspection.quality.is_some());
+        + usize::from(inspection.quality.is_some())
+        + inspection.artifacts.len();
     cached(
         connection,
         "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
@@ -268,22 +269,6 @@ pub(super) fn insert_provenance(
     Ok(())
 }
 
-pub(super) fn insert_refusal(
-    connection: &Connection,
-    (station, reason): (&str, &str),
-    refused: u64,
-    now: Timestamp,
-) -> rusqlite::Result<()> {
-    let minute = now.as_micros() - now.as_micros().rem_euclid(60_000_000);
-    cached(
-        connection,
-        "INSERT INTO refusals (minute, station, reason, refused) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (minute, station, reason) DO UPDATE SET refused = refused + excluded.refused",
-    )?
-    .execute(params![minute, station, reason, i64::try_from(refused).unwrap_or(i64::MAX)])?;
-    Ok(())
-}
-
 /// Write samples, and drop the oldest beyond `samples_max`, counted.
 pub(super) fn insert_gpu_stats(
     connection: &Connection,
@@ -350,10 +335,17 @@ pub(super) fn insert_gpu_stats(
     Ok(())
 }
 
-/// Take delivered units out of the outbox and move the totals. Units already gone are not counted twice.
-pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) -> rusqlite::Result<usize> {
+/// Take delivered units out of the outbox, note when they were delivered and move the totals. Units already gone are
+/// not counted twice.
+pub(super) fn acknowledge(
+    connection: &Connection,
+    seqs: &[i64],
+    batch: Digest,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
     let mut delivered = 0;
     for seq in seqs {
+        retention::note_delivery(connection, *seq, now)?;
         delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
         failpoint::hit("ledger.acknowledge.half");
     }

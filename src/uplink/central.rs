@@ -1,18 +1,19 @@
 //! A connection to the central PostgreSQL, and what `loupe db` does with one.
 //!
-//! TLS where the DSN says sslmode=require, verify-ca or verify-full: the certificate is always checked against the
-//! system's authorities (or those in SSL_CERT_FILE). Without it the connection is in the clear.
+//! How the connection is protected is the DSN's to say: `dsn.rs`.
 
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, NoTls};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::dsn::{is_local, parse, tls};
+use super::dsn::{Dsn, TlsMode};
+use super::tls::Connector;
 use super::{Secret, UplinkError};
+use crate::limits;
 
 mod embedded {
     refinery::embed_migrations!("migrations/central");
@@ -36,11 +37,12 @@ struct Address {
     host: String,
     port: u16,
     database: String,
-    wants_tls: bool,
+    tls: TlsMode,
 }
 
 impl Address {
-    fn of(config: &Config, wants_tls: bool) -> Self {
+    fn of(dsn: &Dsn) -> Self {
+        let config = &dsn.config;
         let host = match config.get_hosts().first() {
             Some(Host::Tcp(name)) => name.clone(),
             Some(Host::Unix(path)) => path.display().to_string(),
@@ -48,13 +50,13 @@ impl Address {
         };
         let port = config.get_ports().first().copied().unwrap_or(5432);
         let database = config.get_dbname().or(config.get_user()).unwrap_or("postgres").to_owned();
-        Self { host, port, database, wants_tls }
+        Self { host, port, database, tls: dsn.tls }
     }
 
     /// `role` and `password` need no escaping: this program made them.
     fn dsn_of(&self, role: &str, password: &str) -> Secret {
-        let Self { host, port, database, wants_tls } = self;
-        let sslmode = if *wants_tls { "require" } else { "prefer" };
+        let Self { host, port, database, tls } = self;
+        let sslmode = tls.as_str();
         Secret::new(format!(
             "host='{host}' port={port} dbname='{database}' user='{role}' password='{password}' sslmode={sslmode}"
         ))
@@ -125,6 +127,15 @@ pub(super) fn needed_version() -> i32 {
     embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).max().unwrap_or(0)
 }
 
+/// Migrations that only what flows down needs: a centre without them is delivered to all the same.
+const DOWN_ONLY: [i32; 2] = [10, 11];
+
+/// Version of the schema that delivering needs.
+fn delivery_version() -> i32 {
+    let needed = |version: &i32| !DOWN_ONLY.contains(version);
+    embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).filter(needed).max().unwrap_or(0)
+}
+
 impl Drop for Central {
     fn drop(&mut self) {
         self.driver.abort();
@@ -137,20 +148,13 @@ impl Central {
     /// # Errors
     /// When the DSN cannot be read or the server refuses.
     pub async fn connect(dsn: &Secret) -> Result<Self, UplinkError> {
-        let (config, wants_tls) = parse(dsn)?;
-        let address = Address::of(&config, wants_tls);
+        let dsn = Dsn::parse(dsn)?;
+        let address = Address::of(&dsn);
         let server = address.to_string();
-        let failed = |source| UplinkError::Connect { server: server.clone(), source };
-        let (client, driver) = if wants_tls {
-            let (client, connection) = config.connect(tls(&server)?).await.map_err(failed)?;
-            (client, tokio::spawn(drive(connection)))
-        } else {
-            if !is_local(&config) {
-                warn!(%server, "the connection is not encrypted; add sslmode=require to the DSN");
-            }
-            let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-            (client, tokio::spawn(drive(connection)))
-        };
+        // The driver limits the time of the TCP connection only; a server that accepts and then says nothing is one too.
+        let limit = dsn.config.get_connect_timeout().copied().unwrap_or(limits::UPLINK_CONNECT_TIME_MAX);
+        let silent = UplinkError::Timeout { server: server.clone(), seconds: limit.as_secs() };
+        let (client, driver) = tokio::time::timeout(limit, open(&dsn, &server)).await.map_err(|_| silent)??;
         Ok(Self { client, server, address, driver })
     }
 
@@ -294,10 +298,10 @@ impl Central {
         Ok(ProvisionedSite { site_id, role_name, password: Secret::new(password), dsn })
     }
 
-    /// Refuse a database whose schema is older than this program needs.
+    /// Refuse a database whose schema is older than delivering needs.
     pub(super) async fn check_schema(&self) -> Result<(), UplinkError> {
         let found = self.applied().await?.iter().map(|(version, _)| *version).max().unwrap_or(0);
-        let needed = needed_version();
+        let needed = delivery_version();
         if found < needed {
             return Err(UplinkError::NotMigrated { server: self.server.clone(), found, needed });
         }
@@ -318,6 +322,26 @@ impl Central {
         let rows = self.client.query_typed(sql, &[]).await.map_err(UplinkError::statement(&self.server))?;
         Ok(rows.first().is_some_and(|row| row.get(0)))
     }
+}
+
+async fn open(dsn: &Dsn, server: &str) -> Result<(Client, JoinHandle<()>), UplinkError> {
+    let failed = |source| UplinkError::connection(server, source);
+    let is_plain = dsn.tls == TlsMode::Disable || (dsn.tls == TlsMode::Prefer && dsn.is_local());
+    if is_plain {
+        if !dsn.is_local() {
+            warn!(%server, "the connection is not encrypted; say sslmode=verify-full in the DSN");
+        }
+        let (client, connection) = dsn.config.connect(NoTls).await.map_err(failed)?;
+        return Ok((client, tokio::spawn(drive(connection))));
+    }
+    let connector = Connector::new(server, dsn.tls, dsn.root_cert())?;
+    let (client, connection) = dsn.config.connect(connector.clone()).await.map_err(failed)?;
+    if !connector.was_used() {
+        warn!(%server, "the server offers no TLS: the connection is not encrypted; say sslmode=verify-full in the DSN");
+    } else if dsn.tls == TlsMode::Prefer {
+        warn!(%server, "the server is not checked to be the right one; say sslmode=verify-full in the DSN");
+    }
+    Ok((client, tokio::spawn(drive(connection))))
 }
 
 async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
@@ -342,16 +366,15 @@ fn random_password() -> Result<String, UplinkError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, Secret, parse};
+    use super::{Address, Dsn, Secret};
 
     #[test]
     fn a_server_is_named_without_its_password() {
-        let (config, wants_tls) =
-            parse(&Secret::new("postgresql://dev:hunter2@db.plant:6432/loupe?sslmode=verify-full")).unwrap();
-        let address = Address::of(&config, wants_tls);
+        let dsn = Dsn::parse(&Secret::new("postgresql://dev:hunter2@db.plant:6432/loupe?sslmode=verify-full")).unwrap();
+        let address = Address::of(&dsn);
         assert_eq!(address.to_string(), "db.plant:6432/loupe");
-        let (again, tls) = parse(&address.dsn_of("loupe_site_x", "sesame")).unwrap();
-        assert_eq!((Address::of(&again, tls).to_string(), tls), (address.to_string(), true));
-        assert!(wants_tls);
+        let again = Dsn::parse(&address.dsn_of("loupe_site_x", "sesame")).unwrap();
+        assert_eq!(Address::of(&again).to_string(), address.to_string());
+        assert_eq!(again.tls, dsn.tls);
     }
 }

@@ -1,14 +1,21 @@
 //! The uplink: from the ledger's outbox to the central PostgreSQL, exactly once in effect.
 //!
-//! Thread "loupe-uplink" with a single-threaded Tokio runtime. It looks once a second; on an error it waits 1 s to
-//! 5 min, longer each time, jittered, and a stop ends any wait. Overload: what is not sent stays in the ledger; nothing
-//! is held in memory but one batch. This is the only room that names PostgreSQL.
+//! Thread "loupe-uplink" with a single-threaded Tokio runtime, and "loupe-uplink-pack", which reads the ledger. It looks
+//! once a second; on an error it waits 1 s to 5 min, longer each time, jittered, and a stop ends any wait. Overload: what
+//! is not sent stays in the ledger; nothing is held in memory but three batches: one at the server, one being packed, one
+//! being acknowledged. After a time-out batches are halved. This is the only room that names PostgreSQL.
 
+mod batch;
 mod central;
 mod courier;
+mod downlink;
 mod dsn;
 mod error;
+mod packer;
+mod pipeline;
+mod publish;
 mod secret;
+mod tls;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +27,9 @@ use uuid::Uuid;
 
 pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
 pub use courier::{Courier, Delivery};
+pub use downlink::{Downlink, DownlinkConfig, Prove, Pulled};
 pub use error::UplinkError;
+pub use publish::{NewRecipe, PUBLISHED_KINDS, Published};
 pub use secret::Secret;
 
 use crate::clock::Clock;
@@ -29,8 +38,8 @@ use crate::limits;
 use crate::shutdown::Shutdown;
 use crate::types::Timestamp;
 
-/// How long the outbox may rest before the uplink looks again.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// One packs, one waits for the ledger's disk, one looks a host name up.
+const BLOCKING_THREADS: usize = 3;
 /// How often a delivery under way asks whether to stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -76,9 +85,26 @@ impl Uplink {
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(ledger: Ledger, config: UplinkConfig, clock: Clock, shutdown: Shutdown) -> std::io::Result<Self> {
+        Self::spawn_with_downlink(ledger, config, None, clock, shutdown)
+    }
+
+    /// As [`Uplink::spawn`]; after the deliveries it also fetches what the centre wants of this device.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn_with_downlink(
+        ledger: Ledger,
+        config: UplinkConfig,
+        downlink: Option<DownlinkConfig>,
+        clock: Clock,
+        shutdown: Shutdown,
+    ) -> std::io::Result<Self> {
+        let downlink = downlink.map(Downlink::new);
         let state = Arc::new(Mutex::new(UplinkState::Connecting));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let worker = Worker { ledger, config, clock, shutdown, state: Arc::clone(&state), courier: None };
+        let runtime = runtime()?;
+        let units_max = limits::UPLINK_UNITS_MAX;
+        let state_cell = Arc::clone(&state);
+        let worker = Worker { ledger, config, clock, shutdown, state: state_cell, courier: None, units_max, downlink };
         let thread = std::thread::Builder::new()
             .name("loupe-uplink".to_owned())
             .spawn(move || runtime.block_on(worker.run()))?;
@@ -109,6 +135,21 @@ pub fn drain(ledger: Ledger, config: &UplinkConfig, progress: impl FnMut(&Delive
     })
 }
 
+/// Connect, take in everything that the centre wants of this device, and return: what `loupe provisioning pull` does.
+/// Stations take up their recipes when the daemon starts.
+///
+/// # Errors
+/// When the server refuses, or the ledger fails.
+pub fn pull(ledger: Ledger, config: &UplinkConfig) -> Result<Pulled, UplinkError> {
+    block_on(async {
+        let mut courier = Courier::connect(ledger.clone(), &config.dsn, config.site_id).await?;
+        let (central, reader, site_id) = courier.for_downlink();
+        let pulled = downlink::pull(central, &ledger, reader, site_id).await?;
+        ledger.note_provisioning(crate::ledger::ProvisionNote::Pulled { error: None })?;
+        Ok(pulled)
+    })
+}
+
 /// Ask the central database whether it answers: `host:port/database`.
 ///
 /// # Errors
@@ -122,11 +163,16 @@ pub fn probe(dsn: &Secret) -> Result<String, UplinkError> {
 /// # Errors
 /// Those of the work, or of making a runtime.
 pub fn block_on<T>(work: impl Future<Output = Result<T, UplinkError>>) -> Result<T, UplinkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| UplinkError::Provision { detail: format!("no runtime: {error}") })?;
+    let runtime = runtime().map_err(|error| UplinkError::Provision { detail: format!("no runtime: {error}") })?;
     runtime.block_on(work)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("loupe-uplink-pack")
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
 }
 
 struct Worker {
@@ -136,6 +182,9 @@ struct Worker {
     shutdown: Shutdown,
     state: Arc<Mutex<UplinkState>>,
     courier: Option<Courier>,
+    /// Units of a batch: halved after a time-out, doubled after a success.
+    units_max: usize,
+    downlink: Option<Downlink>,
 }
 
 impl Worker {
@@ -150,12 +199,16 @@ impl Worker {
             let pause = match outcome {
                 Ok(()) => {
                     failures = 0;
-                    LOOK_INTERVAL
+                    self.units_max = self.units_max.saturating_mul(2).min(limits::UPLINK_UNITS_MAX);
+                    limits::UPLINK_BATCH_AGE_MAX
                 }
                 Err(UplinkError::Ledger(LedgerError::Stopped)) => break,
                 Err(error) => {
                     self.courier = None;
                     crate::failpoint::hit("uplink.reconnect");
+                    if matches!(error, UplinkError::Timeout { .. }) {
+                        self.units_max = (self.units_max / 2).max(1);
+                    }
                     let pause = backoff(failures, fastrand::f64());
                     failures = failures.saturating_add(1);
                     warn!(%error, retry_in_s = pause.as_secs_f32(), "nothing was delivered");
@@ -183,10 +236,15 @@ impl Worker {
                 none.insert(courier)
             }
         };
+        courier.limit_units(self.units_max);
         let delivery = courier.deliver_all(|_| ()).await?;
         if delivery.delivered > 0 {
             info!(delivered = delivery.delivered, parked = delivery.parked, "delivered");
             set(&self.state, UplinkState::Connected { last_delivered_at: Some(self.clock.now()) });
+        }
+        if let Some(downlink) = &mut self.downlink {
+            let (central, reader, site_id) = courier.for_downlink();
+            downlink.look(central, &self.ledger, reader, site_id).await?;
         }
         Ok(())
     }

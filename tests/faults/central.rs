@@ -217,7 +217,7 @@ fn a_server_out_of_disk_gets_everything_once() {
     for (matching, what) in [("/base/", "tables"), ("/pg_wal/", "the write-ahead log")] {
         let switch = Path::new(&data).with_file_name("full");
         server.stop();
-        server.restart_with(&[
+        server.restart_in(&[
             ("LD_PRELOAD", &library),
             ("FAULTFS_ROOT", Path::new(&data)),
             ("FAULTFS_FAIL", Path::new("write,ENOSPC,1,0")),
@@ -262,17 +262,17 @@ fn a_lost_reply_to_commit_doubles_nothing() {
     let deliverer = Deliverer::start(&ledger, config);
     let lost = u64::try_from(scaled(5, 200)).unwrap();
     for number in 1..=lost {
-        proxy.set(Network::LosesCommitReplies);
+        proxy.set(Network::LosesCommitReply(1));
         commit(&mut subject, &ledger, 40);
-        until("no reply is lost", || proxy.commits_swallowed() >= number);
-        proxy.set(Network::Up);
+        until("no reply is lost", || proxy.commit_replies_lost() >= number);
+        proxy.set(Network::Works);
         if number % 2 == 0 {
             until("does not deliver again", || ledger.counters().unwrap().pending == 0);
         }
     }
     deliverer.end();
     ledger.close().unwrap();
-    judge(&subject, &format!("{} replies to COMMIT lost", proxy.commits_swallowed()));
+    judge(&subject, &format!("{} replies to COMMIT lost", proxy.commit_replies_lost()));
 }
 
 #[test]
@@ -292,10 +292,10 @@ fn a_network_that_is_cut_and_comes_back_delivers_everything_once() {
         commit(&mut subject, &ledger, 300);
         std::thread::park_timeout(Duration::from_micros(rng.u64(0..30_000)));
         // Half open for a moment, then the connections break; or they break at once and nobody answers.
-        proxy.set(if number % 2 == 0 { Network::HalfOpen } else { Network::Down });
+        proxy.set(if number % 2 == 0 { Network::Silent } else { Network::Cut });
         std::thread::park_timeout(Duration::from_millis(rng.u64(1..40)));
         proxy.cut();
-        proxy.set(Network::Up);
+        proxy.set(Network::Works);
         proxy.cut();
     }
     until("does not deliver again", || ledger.counters().unwrap().pending == 0);
@@ -321,7 +321,7 @@ fn a_network_that_stays_half_open_is_given_up_and_tried_again() {
     let uplink = Uplink::spawn(ledger.clone(), through(&proxy, &subject), Clock::system(), stop.clone()).unwrap();
     commit(&mut subject, &ledger, 100);
     until("nothing is delivered", || ledger.counters().unwrap().pending == 0);
-    proxy.set(Network::HalfOpen);
+    proxy.set(Network::Silent);
     commit(&mut subject, &ledger, 100);
     let watch = Stopwatch::start();
     let waits = || !matches!(uplink.status().get(), loupe::uplink::UplinkState::Connected { .. });
@@ -330,7 +330,7 @@ fn a_network_that_stays_half_open_is_given_up_and_tried_again() {
     // The connections of the first tries stay silent; a new one must not wait for them, nor for ever for itself.
     let tries = Stopwatch::start();
     until("a silent connect is never given up", || tries.elapsed().as_secs() > 45);
-    proxy.set(Network::Up);
+    proxy.set(Network::Works);
     until("does not deliver again", || ledger.counters().unwrap().pending == 0);
     stop.request();
     uplink.join();

@@ -43,7 +43,7 @@ fn at(name: &'static str, nth: u64) -> Kill {
     let plan = match name {
         // Passed only after a failure.
         "ledger.rollback.before" => format!("ledger.commit.before=error@{};{name}=kill", nth + 3),
-        "uplink.reconnect" => format!("uplink.begin.after=error@{nth};{name}=kill"),
+        "uplink.reconnect" => format!("uplink.encode.after=error@{nth};{name}=kill"),
         _ => format!("{name}=kill@{nth}"),
     };
     Kill::At { name, plan }

@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod central;
+pub mod pgbouncer;
 pub mod postgres;
+pub mod proxy;
 pub mod samples;
 
 use std::fs::{self, File};

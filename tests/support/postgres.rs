@@ -41,14 +41,42 @@ impl Postgres {
         Some(server)
     }
 
-    pub fn restart(&self) {
-        self.restart_with(&[]);
+    /// Put `lines` into postgresql.conf; they hold from the next start on.
+    pub fn configure(&self, lines: &str) {
+        use std::io::Write as _;
+        let path = Path::new(&self.data()).join("postgresql.conf");
+        let mut file = std::fs::File::options().append(true).open(path).unwrap();
+        writeln!(file, "{lines}").unwrap();
     }
 
-    /// As [`Postgres::restart`], with these variables in the server's environment.
-    pub fn restart_with(&self, environment: &[(&str, &Path)]) {
+    /// Put a file into the data folder, readable by the server alone; returns its path.
+    pub fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let data = PathBuf::from(self.data());
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&data).unwrap());
+        let path = data.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+        path
+    }
+
+    pub fn restart(&self) {
+        self.start_up("", &[]);
+    }
+
+    /// Start with `more` options, which win over those of the tests.
+    pub fn restart_with(&self, more: &str) {
+        self.start_up(more, &[]);
+    }
+
+    /// Start with these variables in the server's environment.
+    pub fn restart_in(&self, environment: &[(&str, &Path)]) {
+        self.start_up("", environment);
+    }
+
+    fn start_up(&self, more: &str, environment: &[(&str, &Path)]) {
         let options = format!(
-            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off -c shared_buffers=32MB",
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c fsync=off -c shared_buffers=32MB {more}",
             self.port,
             self.dir.path().display()
         );
@@ -105,6 +133,28 @@ impl Postgres {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// Folder of the programs: psql and others.
+    pub fn programs(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Run `sql` in a transaction that stays open until what this returns is dropped.
+    pub fn hold(&self, sql: &str) -> Held {
+        use std::io::{BufRead as _, Write as _};
+        let mut child = Command::new(self.bin.join("psql"))
+            .args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", DATABASE])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        writeln!(child.stdin.as_mut().unwrap(), "BEGIN; {sql}; SELECT 'held';").unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        Held(child)
+    }
+
     fn data(&self) -> String {
         self.dir.path().join("data").display().to_string()
     }
@@ -121,14 +171,7 @@ impl Postgres {
     /// A program of PostgreSQL, ready to be run as a user it accepts.
     fn command(&self, program: &str, args: &[&str]) -> Command {
         let program = self.bin.join(program);
-        let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-        let mut command = if is_root {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(&program);
-            command
-        } else {
-            Command::new(&program)
-        };
+        let mut command = as_postgres(&program);
         command.args(args).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
@@ -138,6 +181,29 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         // It may be down already, and a panic here would hide the one that matters.
         drop(self.command("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]).status());
+    }
+}
+
+/// `program` as user postgres where this is root, which PostgreSQL and PgBouncer refuse to run as.
+pub fn as_postgres(program: &Path) -> Command {
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    if is_root {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+/// A session with an open transaction.
+pub struct Held(std::process::Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It may be gone already.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 

@@ -1,136 +1,165 @@
-//! A TCP proxy on loopback that loses replies, cuts connections and leaves them half open.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+//! A TCP proxy before a server, which can fail as networks do.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 /// What the network does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Network {
-    /// Carries everything.
-    Up,
-    /// New connections are closed at once; [`Proxy::cut`] closes those that are open.
-    Down,
-    /// Takes everything and delivers nothing, in both directions; connections stay open.
-    HalfOpen,
-    /// Carries everything up to a COMMIT; its reply is lost and the connection with it.
-    LosesCommitReplies,
+    Works,
+    /// Connections are cut, and new ones too.
+    Cut,
+    /// Nothing arrives any more, in either direction, and nobody is told.
+    Silent,
+    /// Each piece of data arrives this much later.
+    Slow(Duration),
+    /// As `Works`, until the server has said that it committed: that answer is lost with its connection, the `n`th.
+    LosesCommitReply(u32),
 }
 
-struct Shared {
-    mode: AtomicU8,
-    is_over: AtomicBool,
-    target: u16,
-    open: Mutex<Vec<TcpStream>>,
-    commits_swallowed: AtomicU64,
+struct State {
+    network: Network,
+    connections: Vec<TcpStream>,
+    accepted: u32,
+    commit_replies_lost: u64,
 }
 
-/// The proxy; ends when dropped.
+type Shared = Arc<(Mutex<State>, Condvar)>;
+
 pub struct Proxy {
-    shared: Arc<Shared>,
     port: u16,
+    host: &'static str,
+    shared: Shared,
 }
 
 impl Proxy {
-    /// A proxy to `target` on this machine.
-    pub fn start(target: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// Listen on a port of 127.0.0.1 and forward to `server_port` there.
+    pub fn start(server_port: u16) -> Self {
+        Self::start_on("127.0.0.1", server_port)
+    }
+
+    /// As [`Proxy::start`], on another loopback address.
+    pub fn start_on(host: &'static str, server_port: u16) -> Self {
+        let listener = TcpListener::bind((host, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Shared {
-            mode: AtomicU8::new(Network::Up as u8),
-            is_over: AtomicBool::new(false),
-            target,
-            open: Mutex::new(Vec::new()),
-            commits_swallowed: AtomicU64::new(0),
+        let state = State { network: Network::Works, connections: Vec::new(), accepted: 0, commit_replies_lost: 0 };
+        let shared: Shared = Arc::new((Mutex::new(state), Condvar::new()));
+        let accepting = Arc::clone(&shared);
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                accept(client, server_port, &accepting);
+            }
         });
-        let serving = Arc::clone(&shared);
-        std::thread::spawn(move || serve(&listener, &serving));
-        Self { shared, port }
+        Self { port, host, shared }
+    }
+
+    pub fn set(&self, network: Network) {
+        let (state, changed) = &*self.shared;
+        let mut state = state.lock().unwrap();
+        state.network = network;
+        if network == Network::Cut {
+            close(&mut state);
+        }
+        changed.notify_all();
+    }
+
+    /// Close what is open, as a router does that forgot its table.
+    pub fn cut(&self) {
+        close(&mut self.shared.0.lock().unwrap());
+    }
+
+    pub fn network(&self) -> Network {
+        self.shared.0.lock().unwrap().network
     }
 
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn set(&self, network: Network) {
-        self.shared.mode.store(network as u8, Ordering::SeqCst);
+    /// COMMITs that the server carried out and whose reply was lost.
+    pub fn commit_replies_lost(&self) -> u64 {
+        self.shared.0.lock().unwrap().commit_replies_lost
     }
 
-    /// Close what is open, as a router does that forgot its table.
-    pub fn cut(&self) {
-        for stream in self.shared.open.lock().unwrap().drain(..) {
-            // It may be closed already.
-            drop(stream.shutdown(Shutdown::Both));
-        }
+    /// Connections that came in so far.
+    pub fn accepted(&self) -> u32 {
+        self.shared.0.lock().unwrap().accepted
     }
 
-    /// COMMITs that reached the server and whose reply was lost.
-    pub fn commits_swallowed(&self) -> u64 {
-        self.shared.commits_swallowed.load(Ordering::SeqCst)
+    pub fn dsn_of(&self, user: &str, password: &str) -> String {
+        format!("postgresql://{user}:{password}@{}:{}/central", self.host, self.port)
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::SeqCst);
-        self.cut();
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
+fn close(state: &mut State) {
+    for connection in state.connections.drain(..) {
+        // It may be closed already.
+        drop(connection.shutdown(Shutdown::Both));
     }
 }
 
-fn is(shared: &Shared, network: Network) -> bool {
-    shared.mode.load(Ordering::SeqCst) == network as u8
-}
-
-fn serve(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming().map_while(Result::ok) {
-        if shared.is_over.load(Ordering::SeqCst) {
-            return;
-        }
-        if is(shared, Network::Down) {
-            continue;
-        }
-        let Ok(server) = TcpStream::connect(("127.0.0.1", shared.target)) else { continue };
-        let mut open = shared.open.lock().unwrap();
-        open.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
-        drop(open);
-        // Set once a COMMIT was passed on whose reply must be lost.
-        let is_doomed = Arc::new(AtomicBool::new(false));
-        for (from, to, is_upward) in [
-            (client.try_clone().unwrap(), server.try_clone().unwrap(), true),
-            (server.try_clone().unwrap(), client.try_clone().unwrap(), false),
-        ] {
-            let (shared, is_doomed) = (Arc::clone(shared), Arc::clone(&is_doomed));
-            std::thread::spawn(move || pump(from, to, is_upward, &shared, &is_doomed));
-        }
+fn accept(client: TcpStream, server_port: u16, shared: &Shared) {
+    let mut state = shared.0.lock().unwrap();
+    state.accepted += 1;
+    if state.network == Network::Cut {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)) else { return };
+    state.connections.push(client.try_clone().unwrap());
+    state.connections.push(server.try_clone().unwrap());
+    drop(state);
+    for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
+        let (from, to, shared) = (from.try_clone().unwrap(), to.try_clone().unwrap(), Arc::clone(shared));
+        std::thread::spawn(move || forward(from, to, is_answer, &shared));
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, is_upward: bool, shared: &Shared, is_doomed: &AtomicBool) {
-    /// A simple query message as the driver sends it.
-    const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
-    let mut bytes = vec![0; 64 << 10];
-    loop {
-        let length = match from.read(&mut bytes) {
-            Ok(0) | Err(_) => break,
-            Ok(length) => length,
-        };
-        if is(shared, Network::HalfOpen) {
-            continue;
+fn forward(mut from: TcpStream, mut to: TcpStream, is_answer: bool, shared: &Shared) {
+    let mut buffer = vec![0; 1 << 16];
+    // The end of the last piece: what is looked for may lie across two.
+    let mut seen = Vec::new();
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        let network = arrive(shared);
+        seen.extend_from_slice(&buffer[..read]);
+        if let Network::LosesCommitReply(left) = network
+            && is_answer
+            && seen.windows(7).any(|window| window == b"COMMIT\0")
+        {
+            seen.clear();
+            let mut state = shared.0.lock().unwrap();
+            if left <= 1 {
+                state.network = Network::Works;
+                state.commit_replies_lost += 1;
+                break;
+            }
+            state.network = Network::LosesCommitReply(left - 1);
         }
-        let chunk = &bytes[..length];
-        if is_upward && is(shared, Network::LosesCommitReplies) && chunk.windows(COMMIT.len()).any(|w| w == COMMIT) {
-            is_doomed.store(true, Ordering::SeqCst);
-        }
-        if !is_upward && is_doomed.load(Ordering::SeqCst) {
-            shared.commits_swallowed.fetch_add(1, Ordering::SeqCst);
-            break;
-        }
-        if to.write_all(chunk).is_err() {
+        let keep_from = seen.len().saturating_sub(6);
+        seen.drain(..keep_from);
+        if network == Network::Cut || to.write_all(&buffer[..read]).is_err() {
             break;
         }
     }
-    drop((from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both)));
+    // They may be closed already.
+    drop(from.shutdown(Shutdown::Both));
+    drop(to.shutdown(Shutdown::Both));
+}
+
+/// Wait as long as the network makes data wait.
+fn arrive(shared: &Shared) -> Network {
+    let (state, changed) = &**shared;
+    let mut state = state.lock().unwrap();
+    while state.network == Network::Silent {
+        state = changed.wait(state).unwrap();
+    }
+    if let Network::Slow(delay) = state.network {
+        let unless_changed = |state: &mut State| matches!(state.network, Network::Slow(_));
+        state = changed.wait_timeout_while(state, delay, unless_changed).unwrap().0;
+    }
+    state.network
 }
