@@ -10,6 +10,7 @@ use loupe::clock::{Clock, Stopwatch};
 use loupe::ledger::{CentralTable, Ledger, LedgerReader};
 use loupe::uplink::{Pulled, Secret, UplinkConfig, pull};
 use serde_json::Value;
+use support::pgbouncer::PgBouncer;
 use support::postgres::Postgres;
 use support::{fail_with, loupe, succeed, text};
 use tempfile::TempDir;
@@ -354,4 +355,171 @@ fn a_device_neither_writes_nor_reads_beyond_its_site() {
     assert!(said.contains("may not publish"), "{said}");
     let said = fail_with(&mut publish(&server, &["withdraw", "part", "3001"]), 1);
     assert!(said.contains("kit `SET-7` expects part `3001`"), "{said}");
+}
+
+#[test]
+fn the_nearest_assignment_names_the_recipe_and_withdrawing_it_uncovers_the_next() {
+    let Some(server) = migrated() else { return };
+    let (here, there) = (Site::provision(&server, "plant-07"), Site::provision(&server, "plant-08"));
+    let folder = TempDir::new().unwrap();
+    let put = |name: &str, args: &[&str]| {
+        let file = folder.path().join("recipe.toml");
+        fs::write(&file, format!("name = \"{name}\"\n[locate]\nkind = \"blob\"\n")).unwrap();
+        let mut all = vec!["recipe", file.to_str().unwrap()];
+        all.extend(args);
+        text(&succeed(&mut publish(&server, &all)).stdout)
+    };
+    let wanted = |site: &Site, station: &str| {
+        site.pull();
+        site.reader().desired_recipe(station).unwrap().map(|desired| desired.recipe.name)
+    };
+    assert_eq!(wanted(&here, "a"), None);
+    put("all", &["--all-sites"]);
+    put("all-a", &["--all-sites", "--station", "a"]);
+    assert_eq!((wanted(&here, "a").unwrap(), wanted(&here, "b").unwrap()), ("all-a".to_owned(), "all".to_owned()));
+    put("site", &["--site", "plant-07"]);
+    assert_eq!((wanted(&here, "a").unwrap(), wanted(&here, "b").unwrap()), ("site".to_owned(), "site".to_owned()));
+    put("site-a", &["--site", "plant-07", "--station", "a"]);
+    assert_eq!((wanted(&here, "a").unwrap(), wanted(&here, "b").unwrap()), ("site-a".to_owned(), "site".to_owned()));
+    assert_eq!(wanted(&there, "a").unwrap(), "all-a", "another site's recipes are its own business");
+    assert!(put("site-a", &["--site", "plant-07", "--station", "a"]).contains("already"));
+    // The one before stays as a record of who ran what.
+    put("site-a-2", &["--site", "plant-07", "--station", "a"]);
+    assert_eq!(wanted(&here, "a").unwrap(), "site-a-2");
+    let rows = server.lines("SELECT is_active FROM loupe.recipe_assignments WHERE station = 'a' AND site_id IS NOT NULL ORDER BY change_seq");
+    assert_eq!(rows, ["f", "t"]);
+    succeed(&mut publish(&server, &["withdraw", "recipe", "a", "--site", "plant-07"]));
+    assert_eq!(wanted(&here, "a").unwrap(), "site");
+    succeed(&mut publish(&server, &["withdraw", "recipe", "*", "--site", "plant-07"]));
+    assert_eq!((wanted(&here, "a").unwrap(), wanted(&here, "b").unwrap()), ("all-a".to_owned(), "all".to_owned()));
+
+    // Wrong recipes and wrong sites are refused before anything is written.
+    let file = folder.path().join("bad.toml");
+    fs::write(&file, "name = \"bad\"\n[match]\naccept_similarity = 3.0\n").unwrap();
+    let said = fail_with(&mut publish(&server, &["recipe", file.to_str().unwrap(), "--site", "plant-07"]), 78);
+    assert!(said.contains("match.accept_similarity"), "{said}");
+    let good = folder.path().join("recipe.toml");
+    let said = fail_with(&mut publish(&server, &["recipe", good.to_str().unwrap(), "--site", "plant-99"]), 1);
+    assert!(said.contains("plant-99"), "{said}");
+    fail_with(&mut publish(&server, &["recipe", good.to_str().unwrap()]), 64);
+    let error = std::panic::catch_unwind(|| server.query("UPDATE loupe.recipes SET body = body || ' '"));
+    assert!(error.is_err(), "what is named by its content is not edited");
+}
+
+#[test]
+fn a_centre_without_these_tables_is_delivered_to_all_the_same() {
+    let Some(server) = migrated() else { return };
+    let here = Site::provision(&server, "plant-07");
+    server.query(
+        "DROP TABLE loupe.recipe_assignments, loupe.recipes, loupe.kit_parts, loupe.kits, loupe.access_policies,
+             loupe.part_relations, loupe.parts, loupe.colors, loupe.categories;
+         DELETE FROM loupe.schema_migrations WHERE version IN (10, 11)",
+    );
+    assert!(here.pull().is_older);
+    let ledger = Ledger::open(here.state.path(), Clock::system()).unwrap();
+    support::samples::provenance(&ledger);
+    ledger.commit(support::samples::inspection(1), Vec::new()).unwrap();
+    ledger.close().unwrap();
+    succeed(loupe().args(["outbox", "drain", "--dsn", &here.dsn, "--state"]).arg(here.state.path()));
+    assert_eq!(server.query("SELECT count(*) FROM loupe.inspections"), "1");
+    let folder = TempDir::new().unwrap();
+    let said = fail_with(&mut publish(&server, &["catalog", catalogue(folder.path()).to_str().unwrap()]), 1);
+    assert!(said.contains("loupe db migrate"), "{said}");
+}
+
+#[test]
+fn killed_in_the_middle_of_a_pull_the_cursor_and_the_rows_agree() {
+    let Some(server) = migrated() else { return };
+    let here = Site::provision(&server, "plant-07");
+    server.query(
+        "INSERT INTO loupe.parts (part_number, name_en)
+             SELECT 'p' || lpad(n::text, 5, '0'), 'Part ' || n FROM generate_series(1, 20000) n",
+    );
+    drop(Ledger::open(here.state.path(), Clock::system()).unwrap());
+    let mut cursor = 0;
+    for _ in 0..4 {
+        let mut child = loupe()
+            .args(["provisioning", "pull", "--dsn", &here.dsn, "--state"])
+            .arg(here.state.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let watch = Stopwatch::start();
+        while here.reader().central_cursor(CentralTable::Parts).unwrap() <= cursor {
+            assert!(watch.elapsed().as_secs() < 60 && child.try_wait().unwrap().is_none(), "it takes nothing in");
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        cursor = here.reader().central_cursor(CentralTable::Parts).unwrap();
+        let below = server.query(&format!("SELECT count(*) FROM loupe.parts WHERE change_seq <= {cursor}"));
+        assert_eq!(here.parts().len().to_string(), below, "a page is taken in whole with its cursor");
+    }
+    assert!(here.parts().len() < 20_000, "no kill was in the middle");
+    let left = 20_000 - here.parts().len();
+    assert_eq!(here.pull().rows, left, "what was taken in is not asked again");
+    assert_eq!(here.parts().len(), 20_000);
+}
+
+#[test]
+fn killed_at_each_place_a_page_is_taken_in_whole_or_not_at_all() {
+    let Some(server) = migrated() else { return };
+    let here = Site::provision(&server, "plant-07");
+    server.query(
+        "INSERT INTO loupe.parts (part_number, name_en) SELECT 'p' || n, 'Part ' || n FROM generate_series(1, 3000) n",
+    );
+    let places = [
+        "downlink.page.read",
+        "downlink.page.taken",
+        "ledger.edit.savepoint",
+        "ledger.commit.before",
+        "ledger.commit.after",
+        "ledger.reply.after",
+    ];
+    for place in places {
+        let status = loupe()
+            .args(["provisioning", "pull", "--dsn", &here.dsn, "--state"])
+            .arg(here.state.path())
+            .env(loupe::failpoint::VARIABLE, format!("{place}=kill@3"))
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), None, "it never came to {place}");
+        let reader = here.reader();
+        let cursor = reader.central_cursor(CentralTable::Parts).unwrap();
+        let below = server.query(&format!("SELECT count(*) FROM loupe.parts WHERE change_seq <= {cursor}"));
+        assert_eq!(reader.parts().unwrap().len().to_string(), below, "killed at {place}");
+    }
+    let left = 3_000 - here.parts().len();
+    assert!(left > 0 && left < 3_000);
+    assert_eq!((here.pull().rows, here.parts().len()), (left, 3_000));
+    assert!(here.reader().parts().unwrap().iter().all(|card| card.version == 1), "no row was taken in twice");
+}
+
+#[test]
+fn a_pooler_in_transaction_mode_keeps_the_sites_apart() {
+    let Some(server) = migrated() else { return };
+    let sites = [Site::provision(&server, "plant-07"), Site::provision(&server, "plant-08")];
+    server.query(&format!(
+        "INSERT INTO loupe.parts (part_number, name_en, site_id) SELECT 'a' || n, 'A', '{}' FROM generate_series(1, 500) n;
+         INSERT INTO loupe.parts (part_number, name_en, site_id) SELECT 'b' || n, 'B', '{}' FROM generate_series(1, 300) n",
+        sites[0].id, sites[1].id
+    ));
+    // One login for both, which may choose its site, and one session at the server for everybody.
+    server.query("CREATE ROLE gateway LOGIN PASSWORD 'sesame' IN ROLE loupe_ops");
+    let Some(pooler) = PgBouncer::start(&server, &[("gateway", "sesame")]) else { return };
+    let dsn = Secret::new(pooler.dsn_of("gateway", "sesame"));
+    std::thread::scope(|scope| {
+        for site in &sites {
+            let dsn = dsn.clone();
+            scope.spawn(move || {
+                let ledger = Ledger::open(site.state.path(), Clock::system()).unwrap();
+                let config = UplinkConfig { dsn, site_id: Some(site.id.parse().unwrap()) };
+                pull(ledger, &config).unwrap();
+            });
+        }
+    });
+    let counts = sites.each_ref().map(|site| site.parts().len());
+    assert_eq!(counts, [500, 300]);
+    assert!(sites[0].parts().iter().all(|part| part.starts_with('a')));
 }

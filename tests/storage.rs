@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use loupe::clock::Clock;
+use loupe::dashboard::{Dashboard, DashboardState, Feed, Snapshot};
 use loupe::ledger::{Ledger, LedgerError, LedgerReader, NewReview, Scrub, ScrubReport, Sweep, Swept, artifacts_dir};
+use loupe::observe::Metrics;
+use loupe::shutdown::Shutdown;
 use loupe::types::{
     BoundingBox, Digest, GpuStat, HoldOrder, HoldScope, Inspection, InspectionId, LearnedTemplate, Reason,
     ReviewStatus, StoragePolicy, Timestamp, Verdict,
@@ -129,7 +132,7 @@ fn each_class_goes_at_its_age_and_the_counters_stay() {
 
     bench.days_pass(16);
     let swept = bench.expire();
-    assert_eq!((swept.other_pictures, swept.inspections, swept.refusals), (1, 2, 1));
+    assert_eq!((swept.other_pictures, swept.inspections), (1, 2));
     assert!(!bench.there(&pass) && !bench.there(&hold));
     assert_eq!([rows(&bench, "gone_artifacts"), rows(&bench, "delivered_inspections")], [0, 0]);
     bench.assert_whole();
@@ -604,4 +607,41 @@ fn the_commands_show_hold_and_prune() {
     let report: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &report["changed"], &report["quarantined"]), (Some(1), &1.into(), &1.into()));
     drop(folder);
+}
+
+#[test]
+fn a_hold_reaches_the_daemon_that_has_the_ledger() {
+    let bench = Bench::new();
+    let state = DashboardState {
+        artifacts_dir: artifacts_dir(bench.dir.path()),
+        site: "Plant 3".to_owned(),
+        stations: Vec::new(),
+        snapshot: std::sync::Arc::new(Snapshot::default),
+        lookup: None,
+        reviews: None,
+        kits: None,
+        holds: Some(loupe::cmd::storage::desk(bench.ledger.clone())),
+        metrics: Metrics::new(),
+        progress: Vec::new(),
+        clock: bench.clock.clone(),
+        allow_remote: false,
+        allowed_hosts: Vec::new(),
+    };
+    let stop = Shutdown::new();
+    let dashboard = Dashboard::spawn("127.0.0.1:0".parse().unwrap(), Feed::new(), state, stop.clone()).unwrap();
+    std::fs::write(bench.dir.path().join("dashboard.addr"), dashboard.addr.to_string()).unwrap();
+    let add = |args: &[&str]| {
+        let all = [&["storage", "hold", "add", "--by", "Kim", "--reason", "claim 7"], args].concat();
+        loupe(bench.dir.path(), &all)
+    };
+    let (code, said, error) = add(&["--station", "line-1"]);
+    assert_eq!(code, Some(0), "{error}");
+    assert!(said.contains("covers 0 inspections now"), "{said}");
+    let holds = bench.reader().legal_holds(false).unwrap();
+    assert_eq!(holds.iter().map(|hold| hold.scope.station.as_deref()).collect::<Vec<_>>(), [Some("line-1")]);
+    let (code, _, error) = add(&[]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("needs an inspection, a part, a station or a time range"), "{error}");
+    stop.request();
+    dashboard.join();
 }

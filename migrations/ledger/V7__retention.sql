@@ -85,12 +85,11 @@ CREATE TABLE retention_totals (
     only_row            INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),  -- there is one row
     pruned_inspections  INTEGER NOT NULL CHECK (pruned_inspections >= 0),   -- inspections gone, all of them delivered
     pruned_reviews      INTEGER NOT NULL CHECK (pruned_reviews >= 0),       -- reviews gone with their inspections, all of them delivered
-    pruned_refused      INTEGER NOT NULL CHECK (pruned_refused >= 0),       -- frames of refusals gone
     gone_pictures       INTEGER NOT NULL CHECK (gone_pictures >= 0),        -- pictures ever removed
     gone_bytes          INTEGER NOT NULL CHECK (gone_bytes >= 0)            -- their bytes
 ) STRICT;
 
-INSERT INTO retention_totals VALUES (1, 0, 0, 0, 0, 0);
+INSERT INTO retention_totals VALUES (1, 0, 0, 0, 0);
 
 -- An inspection that goes is looked up in each table that names inspections.
 CREATE INDEX reviews_inspection_idx ON reviews (inspection_id);

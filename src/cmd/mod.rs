@@ -1,11 +1,15 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
+pub mod audit;
+pub mod backup;
 pub mod bank;
 mod board;
 pub mod catalog;
+mod central_recipe;
 pub mod check;
 mod console;
 pub mod db;
+mod db_jobs;
 pub mod demo;
 mod duplicates;
 mod evidence;
@@ -16,8 +20,10 @@ mod index_bench;
 pub mod inspect;
 pub mod inventory;
 pub mod kit;
+mod late;
 mod ledger_desk;
 pub mod outbox;
+mod outbox_file;
 mod outbox_repair;
 pub mod provisioning;
 pub mod publish;

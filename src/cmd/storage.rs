@@ -195,7 +195,6 @@ fn print_planned(planned: &Planned) {
         Class::OtherPictures => "pictures of FAIL and HOLD",
         Class::Detail => "detail rows of inspections",
         Class::Verdicts => "delivered inspections",
-        Class::Refusals => "minutes of refusals",
         Class::GpuSamples => "GPU samples",
     };
     let bytes = if planned.amount.bytes > 0 { format!(", {}", size(planned.amount.bytes)) } else { String::new() };

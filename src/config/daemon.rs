@@ -62,14 +62,25 @@ pub struct DashboardConfig {
 #[derive(Debug)]
 pub struct UplinkConfig {
     pub dsn: Secret,
+    /// Seconds between two looks at what the centre wants of this device.
+    pub pull_interval_s: u32,
 }
 
 /// One inspection place.
 #[derive(Debug)]
 pub struct StationConfig {
     pub name: String,
-    pub recipe: Recipe,
+    pub recipe: StationRecipe,
     pub source: SourceSpec,
+}
+
+/// Where a station's recipe comes from.
+#[derive(Debug)]
+pub enum StationRecipe {
+    /// A file, read.
+    File(Box<Recipe>),
+    /// The centre; relative paths of such a recipe are relative to the configuration's folder.
+    Central { folder: PathBuf },
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,7 +112,6 @@ struct RawStorage {
     detail_days: Option<u32>,
     pass_picture_days: Option<u32>,
     picture_days: Option<u32>,
-    refusal_days: Option<u32>,
     free_low_mb: Option<u64>,
     free_critical_mb: Option<u64>,
     budget_mb: Option<u64>,
@@ -126,6 +136,7 @@ struct RawDashboard {
 struct RawUplink {
     dsn: Option<Secret>,
     dsn_file: Option<PathBuf>,
+    pull_interval_s: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,6 +175,8 @@ struct RawSource {
 pub const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 8420);
 /// Where the daemon keeps its state unless told otherwise; systemd's `StateDirectory=` wins.
 const DEFAULT_STATE_DIR: &str = "/var/lib/loupe";
+/// What a station's `recipe` says when it comes from the centre.
+const CENTRAL_RECIPE: &str = "central";
 /// More workers than this is a typing error.
 const WORKERS_MAX: usize = 256;
 
@@ -196,6 +209,13 @@ impl RawConfig {
         }
         if self.uplink.is_some() && self.site.id.is_none() {
             document.fault("site.id", "is missing: an uplink needs it; `loupe db provision-site` prints it");
+        }
+        let is_central = |station: &RawStation| station.recipe.as_deref() == Some(Path::new(CENTRAL_RECIPE));
+        if self.uplink.is_none()
+            && let Some(index) = self.stations.iter().position(is_central)
+        {
+            let message = "is to come from the centre, and there is no [uplink] to bring it";
+            document.fault(&format!("stations[{index}].recipe"), message);
         }
         if self.stations.is_empty() {
             document.fault("stations", "is empty: add at least one [[stations]] with name, recipe and source");
@@ -253,7 +273,6 @@ impl RawStorage {
         // What is decided is kept at least as long as promised; pictures may go sooner, for want of space or by law.
         let verdict_days = days("verdict_days", self.verdict_days, default.verdict_days, default.verdict_days);
         let detail_days = days("detail_days", self.detail_days, default.detail_days, default.detail_days);
-        let refusal_days = days("refusal_days", self.refusal_days, default.refusal_days, default.refusal_days);
         let pass_picture_days = days("pass_picture_days", self.pass_picture_days, default.pass_picture_days, 1);
         let picture_days = days("picture_days", self.picture_days, default.picture_days, 1);
         let mut bytes = |key: &str, given: Option<u64>| {
@@ -278,7 +297,6 @@ impl RawStorage {
             detail_days,
             pass_picture_days,
             picture_days,
-            refusal_days,
             free_low_bytes,
             free_critical_bytes,
             budget_bytes,
@@ -288,13 +306,17 @@ impl RawStorage {
 
 impl RawUplink {
     fn validate(self, document: &mut Document, folder: &Path) -> Option<UplinkConfig> {
+        let pull_interval_s = self.pull_interval_s.unwrap_or(crate::limits::DOWNLINK_INTERVAL_S);
+        if !(1..=86_400).contains(&pull_interval_s) {
+            document.fault("uplink.pull_interval_s", format!("is {pull_interval_s}, must be 1 to 86400"));
+        }
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("dsn"));
         let file = match (self.dsn, self.dsn_file) {
             (Some(_), Some(_)) => {
                 document.fault("uplink.dsn_file", "stands beside uplink.dsn: keep one of the two");
                 return None;
             }
-            (Some(dsn), None) => return Some(UplinkConfig { dsn }),
+            (Some(dsn), None) => return Some(UplinkConfig { dsn, pull_interval_s }),
             (None, Some(file)) => folder.join(file),
             (None, None) => {
                 match credential.filter(|path| path.exists()) {
@@ -307,7 +329,9 @@ impl RawUplink {
             }
         };
         match std::fs::read_to_string(&file) {
-            Ok(text) if !text.trim().is_empty() => Some(UplinkConfig { dsn: Secret::new(text.trim()) }),
+            Ok(text) if !text.trim().is_empty() => {
+                Some(UplinkConfig { dsn: Secret::new(text.trim()), pull_interval_s })
+            }
             Ok(_) => {
                 document.fault("uplink.dsn_file", format!("{} is empty", file.display()));
                 None
@@ -330,8 +354,15 @@ impl RawStation {
             document.fault(&format!("{key_path}.recipe"), "is missing: name a recipe file");
             return None;
         };
+        if recipe == Path::new(CENTRAL_RECIPE) {
+            let recipe = StationRecipe::Central { folder: folder.to_owned() };
+            return Some(StationConfig { name: self.name, recipe, source: source? });
+        }
         match Recipe::load(&folder.join(recipe)) {
-            Ok(recipe) => Some(StationConfig { name: self.name, recipe, source: source? }),
+            Ok(recipe) => {
+                let recipe = StationRecipe::File(Box::new(recipe));
+                Some(StationConfig { name: self.name, recipe, source: source? })
+            }
             Err(error) => {
                 for fault in error.faults {
                     document.fault(&format!("{key_path}.recipe"), format!("{}: {fault}", error.path));

@@ -132,6 +132,8 @@ impl<'a> ArtifactBatch<'a> {
         let day = day_dir(inspection.captured_at);
         let dir = artifacts_dir(self.state_dir).join(&day);
         if !self.dirs.contains(&dir) {
+            let artifacts = artifacts_dir(self.state_dir);
+            dir.ancestors().take_while(|above| above.starts_with(&artifacts)).try_for_each(check_not_linked)?;
             create_durably(&dir)?;
             self.dirs.insert(dir.clone());
         }
@@ -200,7 +202,6 @@ fn side_by_side<T: Sync>(things: &[T], work: impl Fn(&T) -> Result<(), LedgerErr
 
 /// `create_dir_all` whose new names survive a power cut.
 pub(super) fn create_durably(dir: &Path) -> Result<(), LedgerError> {
-    check_not_linked(dir)?;
     if dir.is_dir() {
         return Ok(());
     }

@@ -125,6 +125,5 @@ pub(super) fn gaps(connection: &Connection) -> rusqlite::Result<Vec<(i64, i64)>>
             pairs (before, after) AS (SELECT lag(seq) OVER (ORDER BY seq), seq FROM known)
         SELECT before + 1, after - 1 FROM pairs, acked WHERE before >= acked.seq AND after > before + 1 ORDER BY 1";
     let mut statement = connection.prepare(sql)?;
-    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.take(GAPS_MAX).collect();
-    found
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.take(GAPS_MAX).collect()
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::desired::{self, CentralAssignment, CentralRecipe, CentralTable};
 use super::{LedgerError, LedgerReader};
+use crate::failpoint;
 use crate::types::{Catalogue, Digest, Timestamp};
 
 /// Rows set aside that a status lists.
@@ -176,7 +177,9 @@ pub fn place_recipe(state_dir: &Path, body: &str) -> Result<PathBuf, LedgerError
     let temporary = path.with_extension("part");
     let mut file = File::create(&temporary).map_err(LedgerError::io("create", &temporary))?;
     file.write_all(body.as_bytes()).and_then(|()| file.sync_all()).map_err(LedgerError::io("write", &temporary))?;
+    failpoint::hit("downlink.recipe.written");
     fs::rename(&temporary, &path).map_err(LedgerError::io("rename", &temporary))?;
+    failpoint::hit("downlink.recipe.renamed");
     File::open(&dir).and_then(|dir| dir.sync_all()).map_err(LedgerError::io("sync", &dir))?;
     Ok(path)
 }
@@ -286,6 +289,18 @@ impl LedgerReader {
         let recipe: CentralRecipe = serde_json::from_str(&recipe).map_err(unreadable)?;
         let CentralAssignment { assigned_by, assigned_at, .. } = assignment;
         Ok(Some(DesiredRecipe { recipe, assigned_by, assigned_at }))
+    }
+
+    /// The recipe of this digest, as long as the centre offers it to this site.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn central_recipe(&self, sha256: Digest) -> Result<Option<CentralRecipe>, LedgerError> {
+        let sql = "SELECT body FROM central_rows WHERE table_name = 'recipes' AND key = ?1 AND format <= ?2";
+        let key = sha256.to_string();
+        let read = |row: &Row<'_>| row.get::<_, String>(0);
+        let body = self.list(sql, params![key, desired::CENTRAL_FORMAT], read)?.pop();
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
     }
 
     /// Entries of `batch` that a local import may not change, since they came from the centre.

@@ -77,7 +77,7 @@ fn import_part(connection: &Connection, part: &Part) -> rusqlite::Result<()> {
         .query_row([&part.part_number], |row| row.get(0))
         .optional()?;
     let moved = old_group != part.confusion_group;
-    connection.execute("DELETE FROM withdrawn_parts WHERE part_number = ?1", [&part.part_number])?;
+    connection.prepare_cached("DELETE FROM withdrawn_parts WHERE part_number = ?1")?.execute([&part.part_number])?;
     connection
         .prepare_cached(
             "INSERT INTO parts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'bronze', 1)

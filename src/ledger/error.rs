@@ -30,6 +30,8 @@ pub enum LedgerError {
         state_dir.display(), marker.display()
     )]
     HalfRestored { state_dir: PathBuf, marker: PathBuf },
+    #[error("{} {detail}", path.display())]
+    Parcel { path: PathBuf, detail: String },
     #[error(
         "the ledger {} has schema {found} and this program reads {known}: start `loupe run` (or any command that \
          writes) once, which brings it up to date",

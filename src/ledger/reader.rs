@@ -90,7 +90,7 @@ impl LedgerReader {
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
                 (SELECT count(*) FROM outbox WHERE state = 'parked'),
-                (SELECT coalesce(sum(refused), 0) FROM refusals) + pruned_refused,
+                (SELECT coalesce(sum(refused), 0) FROM refusals),
                 (SELECT count(*) FROM reviews) + pruned_reviews,
                 (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),

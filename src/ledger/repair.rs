@@ -25,30 +25,34 @@ const LINES_MAX: usize = 100;
 const ENTRIES_PER_READ: usize = 500;
 
 /// How the units of one table are found that no entry names: what the repair must know of each root.
-struct Root {
-    table: &'static str,
+pub(super) struct Root {
+    pub table: &'static str,
     /// SELECT key time, id, row count and a name for people of every unit without an entry that meets `{also}`.
-    select: &'static str,
+    pub select: &'static str,
+    /// SQL condition: no delivery of it is noted, where deliveries of its table are.
+    is_not_noted: &'static str,
     /// SQL condition: it was certainly not delivered, since its commit is later than that of the oldest entry that
     /// still waits for its first sending, or since deliveries of its table are noted.
     is_certain: &'static str,
 }
 
-const ROOTS: [Root; 5] = [
+pub(super) const ROOTS: [Root; 5] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM anomaly_maps c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM frame_qa_logs c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM sent_artifacts c WHERE c.inspection_id = u.id), u.code
-            FROM inspections u WHERE u.id NOT IN (SELECT inspection_id FROM delivered_inspections) AND {also}
+            FROM inspections u WHERE {also}
             ORDER BY u.rowid",
+        is_not_noted: "u.id NOT IN (SELECT inspection_id FROM delivered_inspections)",
         is_certain: "true",
     },
     Root {
         table: "reviews",
         select: "SELECT u.occurred_at, u.id, 1, 'review of ' || u.reviewer FROM reviews u
-            WHERE u.id NOT IN (SELECT review_id FROM delivered_reviews) AND {also} ORDER BY u.seq",
+            WHERE {also} ORDER BY u.seq",
+        is_not_noted: "u.id NOT IN (SELECT review_id FROM delivered_reviews)",
         is_certain: "true",
     },
     Root {
@@ -56,18 +60,21 @@ const ROOTS: [Root; 5] = [
         select: "SELECT u.started_at, u.id, 1 + (SELECT count(*) FROM stock_ledger b WHERE b.reference_id = u.id),
                 'session of kit ' || u.kit_code FROM kit_sessions u WHERE u.ended_at IS NOT NULL AND {also}
             ORDER BY u.ended_at",
+        is_not_noted: "true",
         is_certain: "u.ended_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
     Root {
         table: "stock_ledger",
         select: "SELECT u.recorded_at, u.id, 1, 'booking of part ' || u.part_id FROM stock_ledger u
             WHERE u.reference_type = 'manual' AND {also} ORDER BY u.seq",
+        is_not_noted: "true",
         is_certain: "u.recorded_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
     Root {
         table: "refusal_reports",
         select: "SELECT u.minute, u.id, 1, 'report of ' || u.refused || ' refusals' FROM refusal_reports u WHERE {also}
             ORDER BY u.minute, u.id",
+        is_not_noted: "true",
         is_certain: "u.minute > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
 ];
@@ -126,7 +133,8 @@ impl Repair {
 /// When the daemon runs, the file is damaged (restore a backup) or the disk refuses.
 pub fn repair(state_dir: &Path, clock: &Clock, dry_run: bool) -> Result<Repair, LedgerError> {
     let path = store::database_path(state_dir);
-    if !path.exists() {
+    // Opening would make a ledger, but where a restore was cut off it says so.
+    if !path.exists() && !state_dir.join(store::RESTORE_MARKER).exists() {
         return Err(LedgerError::Missing { path });
     }
     let store = store::open(state_dir, clock)?;
@@ -226,7 +234,8 @@ impl Work<'_> {
 
     fn units_without_entry(&self, root: &Root, also: &str) -> Result<Vec<Forgotten>, LedgerError> {
         let also = format!(
-            "({also}) AND u.id NOT IN (SELECT key_id FROM outbox) AND u.id NOT IN (SELECT key_id FROM outbox_quarantine)"
+            "({also}) AND {} AND u.id NOT IN (SELECT key_id FROM outbox) AND u.id NOT IN (SELECT key_id FROM outbox_quarantine)",
+            root.is_not_noted
         );
         let sql = root.select.replace("{also}", &also);
         self.sql(|db| {

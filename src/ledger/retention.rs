@@ -59,10 +59,8 @@ pub(super) enum Step {
     Detail { numbers: Vec<i64>, delivered_before: Timestamp },
     /// Take the inspections of these deliveries out.
     Inspections { numbers: Vec<i64>, delivered_before: Timestamp },
-    /// Fold refusals of before this time into their sum, at most this many rows.
-    Refusals { before: Timestamp, rows_max: u32 },
     /// Drop the oldest samples of the spool, counted.
-    Samples { rows_max: u32 },
+    Samples { rows_max: usize },
     /// Note what a scrub moved.
     Quarantine(Quarantined),
 }
@@ -70,7 +68,7 @@ pub(super) enum Step {
 /// What a step did.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StepDone {
-    /// Pictures, inspections, rows of refusals or samples that went.
+    /// Pictures, inspections or samples that went.
     pub count: u64,
     /// Of files, whose paths below `artifacts/` are these.
     pub bytes: u64,
@@ -96,7 +94,6 @@ pub(super) fn apply(connection: &Connection, step: &Step, now: Timestamp) -> rus
         Step::Pictures { keys, reason } => remove_pictures(connection, keys, *reason, now),
         Step::Detail { numbers, delivered_before } => remove_detail(connection, numbers, *delivered_before),
         Step::Inspections { numbers, delivered_before } => remove_inspections(connection, numbers, *delivered_before),
-        Step::Refusals { before, rows_max } => fold_refusals(connection, *before, *rows_max),
         Step::Samples { rows_max } => drop_samples(connection, *rows_max),
         Step::Quarantine(found) => note_quarantine(connection, found, now),
     }
@@ -113,7 +110,7 @@ pub(super) fn note_delivery(connection: &Connection, seq: i64, now: Timestamp) -
     if noted == 0 {
         cached(
             connection,
-            "INSERT INTO delivered_reviews (review_id, delivered_at)
+            "INSERT OR REPLACE INTO delivered_reviews (review_id, delivered_at)
              SELECT key_id, ?2 FROM outbox WHERE seq = ?1 AND root_table = 'reviews'",
         )?
         .execute(params![seq, now.as_micros()])?;
@@ -235,30 +232,10 @@ fn remove_inspections(connection: &Connection, numbers: &[i64], before: Timestam
     Ok(done)
 }
 
-fn fold_refusals(connection: &Connection, before: Timestamp, rows_max: u32) -> rusqlite::Result<StepDone> {
-    // Whole minutes, as far as each is reported.
-    let last: Option<i64> = cached(
-        connection,
-        "SELECT max(minute) FROM (SELECT minute FROM refusals WHERE minute < ?1
-            AND minute < coalesce((SELECT min(minute) FROM refusals WHERE refused > reported), ?1)
-            ORDER BY minute LIMIT ?2)",
-    )?
-    .query_row(params![before.as_micros(), rows_max], |row| row.get(0))?;
-    let Some(last) = last else { return Ok(StepDone::default()) };
-    cached(
-        connection,
-        "UPDATE retention_totals SET pruned_refused = pruned_refused
-            + (SELECT coalesce(sum(refused), 0) FROM refusals WHERE minute <= ?1)",
-    )?
-    .execute([last])?;
-    let rows = cached(connection, "DELETE FROM refusals WHERE minute <= ?1")?.execute([last])?;
-    Ok(StepDone { count: rows as u64, ..StepDone::default() })
-}
-
-fn drop_samples(connection: &Connection, rows_max: u32) -> rusqlite::Result<StepDone> {
+fn drop_samples(connection: &Connection, rows_max: usize) -> rusqlite::Result<StepDone> {
     let dropped =
         cached(connection, "DELETE FROM gpu_stats WHERE seq IN (SELECT seq FROM gpu_stats ORDER BY seq LIMIT ?1)")?
-            .execute([rows_max])?;
+            .execute([i64::try_from(rows_max).unwrap_or(i64::MAX)])?;
     cached(connection, "UPDATE outbox_state SET dropped_samples = dropped_samples + ?1")?
         .execute([i64::try_from(dropped).unwrap_or(i64::MAX)])?;
     Ok(StepDone { count: dropped as u64, ..StepDone::default() })

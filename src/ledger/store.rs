@@ -145,6 +145,14 @@ pub fn schema_version() -> i32 {
     embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
 }
 
+/// Own the state folder as a running daemon does, without opening a ledger, until the file is dropped.
+///
+/// # Errors
+/// When another process has it.
+pub fn hold_folder(state_dir: &Path) -> Result<File, LedgerError> {
+    lock(state_dir)
+}
+
 fn lock(state_dir: &Path) -> Result<File, LedgerError> {
     let path = state_dir.join("ledger.lock");
     let mut file = File::options()

@@ -1,7 +1,7 @@
 //! [`Sweep`]: the retention job. It finds what is to go on a reading connection and has the writer take it out in small
 //! steps, so that commits go on; then it removes the files.
 //!
-//! Order: what is over age (pictures of PASS, other pictures, detail, verdicts, refusals), oldest first within each.
+//! Order: what is over age (pictures of PASS, other pictures, detail, verdicts), oldest first within each.
 //! When the disk is low or pictures exceed their budget: pictures of PASS, oldest first; then the other pictures, oldest
 //! first, which is the order in which they would have expired; then GPU samples, oldest first, counted as dropped. Never
 //! verdicts, never anything undelivered of the outbox, never what a legal hold covers or a learned template needs.
@@ -31,8 +31,6 @@ pub struct Swept {
     /// Inspections whose detail rows went.
     pub detail: u64,
     pub inspections: u64,
-    /// Rows of refusals folded into their sum.
-    pub refusals: u64,
     pub gpu_samples: u64,
     /// The caller asked to stop before everything was done.
     pub is_cut_short: bool,
@@ -55,9 +53,13 @@ pub struct Sweep {
     reader: LedgerReader,
     policy: StoragePolicy,
     clock: Clock,
-    /// Bytes of pictures, counted at the start of a sweep.
+    /// Bytes of pictures, counted at the start of a sweep, and how many looks at the level may still use that.
     picture_bytes: u64,
+    looks_left: u32,
 }
+
+/// Looks at the level between two counts of the pictures' bytes, which read every row.
+const LOOKS_PER_COUNT: u32 = 60;
 
 const FIRST: PictureKey = PictureKey { inspection_id: [0; 16], id: [0; 16] };
 
@@ -66,7 +68,7 @@ impl Sweep {
     /// When the ledger cannot be opened for reading.
     pub fn new(ledger: Ledger, policy: StoragePolicy, clock: Clock) -> Result<Self, LedgerError> {
         let reader = LedgerReader::open(ledger.state_dir())?;
-        Ok(Self { ledger, reader, policy, clock, picture_bytes: 0 })
+        Ok(Self { ledger, reader, policy, clock, picture_bytes: 0, looks_left: 0 })
     }
 
     /// How the disk stands, with the free bytes.
@@ -74,9 +76,11 @@ impl Sweep {
     /// # Errors
     /// When the disk does not answer or the ledger cannot be read.
     pub fn level(&mut self) -> Result<(DiskLevel, u64), LedgerError> {
-        if self.policy.budget_bytes.is_some() {
+        if self.policy.budget_bytes.is_some() && self.looks_left == 0 {
             self.picture_bytes = self.reader.picture_bytes()?;
+            self.looks_left = LOOKS_PER_COUNT;
         }
+        self.looks_left = self.looks_left.saturating_sub(1);
         let free_bytes = self.free_bytes()?;
         Ok((self.policy.level(free_bytes, self.picture_bytes), free_bytes))
     }
@@ -95,15 +99,6 @@ impl Sweep {
         })?;
         self.detail(&mut swept, days_before(now, self.policy.detail_days), pace)?;
         self.inspections(&mut swept, days_before(now, self.policy.verdict_days), pace)?;
-        let before = days_before(now, self.policy.refusal_days);
-        while !swept.is_cut_short {
-            let done =
-                self.step(Step::Refusals { before, rows_max: RETENTION_ROWS_PER_STEP as u32 }, &mut swept, pace)?;
-            swept.refusals += done.count;
-            if done.count == 0 {
-                break;
-            }
-        }
         Ok(swept)
     }
 
@@ -114,6 +109,7 @@ impl Sweep {
     pub fn relieve(&mut self, pace: Pace<'_>) -> Result<Swept, LedgerError> {
         let mut swept = Swept::default();
         self.picture_bytes = self.reader.picture_bytes()?;
+        self.looks_left = 0;
         for wants_pass in [true, false] {
             if self.is_relieved(&swept)? || swept.is_cut_short {
                 return Ok(swept);
@@ -122,7 +118,7 @@ impl Sweep {
         }
         // The file keeps the space of rows, for the next ones: that too puts off the day when it must grow.
         while !swept.is_cut_short && !self.is_relieved(&swept)? {
-            let done = self.step(Step::Samples { rows_max: RETENTION_ROWS_PER_STEP as u32 }, &mut swept, pace)?;
+            let done = self.step(Step::Samples { rows_max: RETENTION_ROWS_PER_STEP }, &mut swept, pace)?;
             swept.gpu_samples += done.count;
             if done.count == 0 {
                 break;

@@ -50,7 +50,6 @@ pub enum Class {
     OtherPictures,
     Detail,
     Verdicts,
-    Refusals,
     GpuSamples,
 }
 
@@ -227,17 +226,11 @@ impl LedgerReader {
             amount: Amount { count, bytes: 0 },
             oldest_at: oldest.map(Timestamp::from_micros),
         };
-        let before = days_before(now, policy.refusal_days).as_micros();
-        let refusals =
-            self.list("SELECT count(*), min(minute) FROM refusals WHERE minute < ?1", params![before], |row| {
-                Ok((unsigned(row.get(0)?), row.get(1)?))
-            })?;
         Ok(vec![
             pictures.expired_pass.planned(Class::PassPictures),
             pictures.expired_other.planned(Class::OtherPictures),
             rows(Class::Detail, delivered(policy.detail_days, "v.is_brief = 0")?),
             rows(Class::Verdicts, delivered(policy.verdict_days, FREE)?),
-            rows(Class::Refusals, refusals.first().copied().unwrap_or_default()),
         ])
     }
 

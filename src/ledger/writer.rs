@@ -281,8 +281,7 @@ impl Writer {
     /// BEGIN, every request, COMMIT. What needs an answer after COMMIT is put into `done`, also when this fails.
     fn write_group(&mut self, group: Vec<Request>, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
         failpoint::hit("ledger.begin.before");
-        let mut failed =
-            self.connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| disk("ledger.begin.after")).err();
+        let mut failed = self.run_sql("BEGIN IMMEDIATE").and_then(|()| disk("ledger.begin.after")).err();
         for request in group {
             match (&failed, request) {
                 (None, request) => failed = self.write(request, now, done).err(),
@@ -296,7 +295,7 @@ impl Writer {
             refusals::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
         disk("ledger.commit.before")?;
-        self.connection.execute_batch("COMMIT")
+        self.run_sql("COMMIT")
     }
 
     /// One request within the open transaction. An error here is the disk's, and ends the group.
@@ -403,15 +402,20 @@ impl Writer {
     }
 
     fn in_savepoint<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        self.connection.execute_batch("SAVEPOINT one")?;
+        self.run_sql("SAVEPOINT one")?;
         let outcome = work();
         if outcome.is_err() && !self.connection.is_autocommit() {
-            self.connection.execute_batch("ROLLBACK TO one")?;
+            self.run_sql("ROLLBACK TO one")?;
         }
         if !self.connection.is_autocommit() {
-            self.connection.execute_batch("RELEASE one")?;
+            self.run_sql("RELEASE one")?;
         }
         outcome
+    }
+
+    /// A statement of every commit, parsed once.
+    fn run_sql(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
     }
 
     /// SQLite rolls back by itself on some errors; this makes sure that no transaction stays open.

@@ -17,8 +17,6 @@ pub struct StoragePolicy {
     pub pass_picture_days: u32,
     /// Days that the pictures of a FAIL or HOLD stay after the decision.
     pub picture_days: u32,
-    /// Days that refusals stay by the minute; after that only their sum.
-    pub refusal_days: u32,
     /// Below this much free space pictures and telemetry are shed.
     pub free_low_bytes: u64,
     /// Below this much free space nothing is committed and stations hold.
@@ -34,9 +32,8 @@ impl Default for StoragePolicy {
             detail_days: 14,
             pass_picture_days: 3,
             picture_days: 30,
-            refusal_days: 30,
-            free_low_bytes: 2 << 30,
-            free_critical_bytes: 256 << 20,
+            free_low_bytes: 1 << 30,
+            free_critical_bytes: 128 << 20,
             budget_bytes: None,
         }
     }

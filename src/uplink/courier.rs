@@ -284,7 +284,7 @@ fn lost(error: JoinError) -> UplinkError {
 }
 
 /// The site this login may write: `asked`, or the one it is bound to.
-async fn granted_site(central: &mut Central, asked: Option<Uuid>) -> Result<Option<Uuid>, UplinkError> {
+pub(super) async fn granted_site(central: &mut Central, asked: Option<Uuid>) -> Result<Option<Uuid>, UplinkError> {
     let on_statement = UplinkError::statement(&central.server);
     let asked = asked.map(|id| id.to_string()).unwrap_or_default();
     let transaction = central.client.transaction().await.map_err(&on_statement)?;

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::UplinkError;
 use super::central::Central;
 use crate::clock::Stopwatch;
+use crate::failpoint;
 use crate::ledger::{
     CentralPage, CentralRow, CentralTable, Ledger, LedgerReader, ProvisionNote, place_recipe, prune_recipes,
 };
@@ -153,7 +154,9 @@ impl Downlink {
             let placed = place_recipe(ledger.state_dir(), &desired.recipe.body).map_err(|error| error.to_string());
             match placed.and_then(|_| (self.config.prove)(&desired.recipe.body)) {
                 Ok(()) => {
+                    failpoint::hit("downlink.recipe.proved");
                     ledger.note_provisioning(ProvisionNote::Taken { station: station.clone(), sha256 })?;
+                    failpoint::hit("downlink.recipe.taken");
                     has_taken = true;
                     info!(
                         station, recipe = desired.recipe.name, version = desired.recipe.version_label,
@@ -211,8 +214,10 @@ pub(super) async fn pull(
         }
         while after < head {
             let rows = page(central, site_id, table, after).await?;
+            failpoint::hit("downlink.page.read");
             let Some(last) = rows.last().map(|row| row.change_seq) else { break };
             let done = ledger.take_in(CentralPage { table, after, rows })?;
+            failpoint::hit("downlink.page.taken");
             pulled.rows += done.rows;
             pulled.applied += done.applied;
             pulled.withdrawn += done.withdrawn;

@@ -5,15 +5,23 @@
 //! is not sent stays in the ledger; nothing is held in memory but three batches: one at the server, one being packed, one
 //! being acknowledged. After a time-out batches are halved. This is the only room that names PostgreSQL.
 
+mod audit;
 mod batch;
 mod central;
+mod compare;
 mod courier;
 mod downlink;
 mod dsn;
 mod error;
+mod holds;
+mod migrations;
 mod packer;
 mod pipeline;
+mod provision;
 mod publish;
+mod push;
+mod retention;
+mod rollup;
 mod secret;
 mod tls;
 
@@ -25,11 +33,19 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
+pub use audit::{AuditBreak, AuditReport, BreakKind, ChainEnd, ChainReport, FactFault, FactReport};
+pub use central::Central;
+pub use compare::{Comparison, compare};
 pub use courier::{Courier, Delivery};
 pub use downlink::{Downlink, DownlinkConfig, Prove, Pulled};
 pub use error::UplinkError;
+pub use holds::LegalHold;
+pub use migrations::{MigrationReport, MigrationState, SchemaStatus};
+pub use provision::{ProvisionedSite, RevokedSite};
 pub use publish::{NewRecipe, PUBLISHED_KINDS, Published};
+pub use push::{Pushed, push};
+pub use retention::{RetentionReport, RetentionStep, StepKind};
+pub use rollup::{RefreshedView, RolledUp, RollupReport};
 pub use secret::Secret;
 
 use crate::clock::Clock;
