@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::BackupError;
-use crate::config::{Config, LocateStage, Recipe};
-use crate::ledger::RESTORE_MARKER;
+use crate::config::{Config, LocateStage, Recipe, StationRecipe};
+use crate::ledger::{RESTORE_MARKER, placed_recipes};
 
 /// Folders within folders looked into: more is a loop of links.
 const DEPTH_MAX: usize = 16;
@@ -60,11 +60,16 @@ impl Plan {
         let table: toml::Table = text.parse().unwrap_or_default();
         let mut named = Files::default();
         named.add(&path)?;
-        for recipe in recipes_of(&table) {
-            named.add(&folder.join(recipe))?;
+        for (station, recipe) in config.stations.iter().zip(recipes_of(&table)) {
+            if matches!(station.recipe, StationRecipe::File(_)) {
+                named.add(&folder.join(recipe))?;
+            }
         }
         for station in &config.stations {
-            named.add_recipe(&station.recipe)?;
+            match &station.recipe {
+                StationRecipe::File(recipe) => named.add_recipe(recipe)?,
+                StationRecipe::Central { folder } => named.add_central(&config.storage.state_dir, folder)?,
+            }
         }
         let mut secrets = Vec::new();
         collect_secrets(&toml::Value::Table(table.clone()), &folder, &mut secrets)?;
@@ -141,6 +146,17 @@ impl Files {
             // A generation that is being built appears under its name when it is whole.
             if !entry.file_name().to_string_lossy().starts_with(".staged-") {
                 self.walk(&entry.path(), depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the recipes that came from the centre name; they lie in the state folder themselves.
+    fn add_central(&mut self, state_dir: &Path, folder: &Path) -> Result<(), BackupError> {
+        for body in placed_recipes(state_dir) {
+            // One that is not for this machine names nothing here.
+            if let Ok(recipe) = Recipe::parse(&folder.join("central.toml"), body) {
+                self.add_recipe(&recipe)?;
             }
         }
         Ok(())

@@ -191,6 +191,14 @@ pub fn placed_recipe(state_dir: &Path, sha256: Digest) -> Option<String> {
     (Digest::of(body.as_bytes()) == sha256).then_some(body)
 }
 
+/// The texts of all recipes that came from the centre and are whole.
+#[must_use]
+pub fn placed_recipes(state_dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(recipes_dir(state_dir)) else { return Vec::new() };
+    let digest = |entry: fs::DirEntry| entry.path().file_stem()?.to_str()?.parse::<Digest>().ok();
+    entries.flatten().filter_map(digest).filter_map(|sha256| placed_recipe(state_dir, sha256)).collect()
+}
+
 /// Remove recipe files that no station and no row of the centre names any more; how many.
 ///
 /// # Errors

@@ -46,7 +46,7 @@ pub use artifacts::{NewArtifact, artifacts_dir};
 pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files};
 pub use cache::{
     CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
-    placed_recipe, prune_recipes, recipe_path,
+    placed_recipe, placed_recipes, prune_recipes, recipe_path,
 };
 pub use catalogue::QualityChange;
 pub use desired::{CENTRAL_FORMAT, CentralPage, CentralRecipe, CentralRow, CentralTable, Intake};
