@@ -217,13 +217,14 @@ fn a_server_out_of_disk_gets_everything_once() {
     for (matching, what) in [("/base/", "tables"), ("/pg_wal/", "the write-ahead log")] {
         let switch = Path::new(&data).with_file_name("full");
         server.stop();
-        server.restart_in(&[
+        let environment: [(&str, &Path); 5] = [
             ("LD_PRELOAD", &library),
             ("FAULTFS_ROOT", Path::new(&data)),
             ("FAULTFS_FAIL", Path::new("write,ENOSPC,1,0")),
             ("FAULTFS_MATCH", Path::new(matching)),
             ("FAULTFS_SWITCH", &switch),
-        ]);
+        ];
+        server.restart_in(&environment);
         for _ in 0..rounds {
             let ledger = subject.open();
             let deliverer = Deliverer::start(&ledger, subject.config());
@@ -232,7 +233,7 @@ fn a_server_out_of_disk_gets_everything_once() {
             deliverer.fails(2);
             std::fs::remove_file(&switch).unwrap();
             if !server.answers() {
-                server.restart();
+                server.restart_in(&environment);
             }
             until("does not deliver again", || ledger.counters().unwrap().pending == 0);
             deliverer.end();

@@ -329,7 +329,7 @@ impl Local {
             _ => "1",
         };
         let columns: Vec<&str> = table.columns().collect();
-        let sql = format!("SELECT {} FROM {} WHERE {condition}", columns.join(", "), table.name);
+        let sql = format!("SELECT {} FROM {} WHERE {condition}", columns.join(", "), table.local_name);
         let mut statement = self.0.prepare(&sql).unwrap();
         let mut found = statement.query([]).unwrap();
         let mut rows = BTreeMap::new();
