@@ -7,7 +7,7 @@ STATE ?= var/demo
 # A fresh clone lacks the bench peers' Python; `make bench` makes its own.
 BENCH_VENV := .cache/bench-venv
 
-.PHONY: help setup build demo test lint doc deny bench install clean
+.PHONY: help setup build demo test faults lint doc deny bench install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,13 @@ demo: build ## inspect the bundled samples (ONCE=1: once, with a summary)
 test: ## run every test (installs PostgreSQL, ffmpeg and Chromium)
 	@scripts/setup.sh test
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run $(CARGO_FLAGS); else cargo test $(CARGO_FLAGS); fi
+
+# A quarter of an hour on two cores; LOUPE_FAULT_SEED repeats a run.
+FAULT_CYCLES ?= 1000
+
+faults: ## kill, cut, fill and tear in the long run (FAULT_CYCLES=1000; docs/reliability.md)
+	@scripts/setup.sh test
+	@LOUPE_FAULT_CYCLES=$(FAULT_CYCLES) cargo test $(CARGO_FLAGS) --test faults -- --nocapture --test-threads=1
 
 lint: setup ## formatting and clippy, warnings denied
 	@cargo fmt --all --check

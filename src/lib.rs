@@ -10,6 +10,7 @@
 //! Data flows one way through the rooms; ARCHITECTURE.md has the map, the invariants and what each room may know.
 
 pub mod anomaly;
+pub mod backup;
 pub mod capture;
 pub mod catalogue;
 pub mod clock;

@@ -56,6 +56,10 @@ pub const DASHBOARD_FILE_THREADS: usize = 2;
 pub const HEALTH_PROGRESS_AGE_MAX: Duration = Duration::from_secs(30);
 /// Inspections waiting for the ledger's writer: it commits them as one group.
 pub const LEDGER_QUEUE_INSPECTIONS: usize = 64;
+/// Rows or pictures that one retention step takes out: a transaction of about 2 ms, behind which a commit may wait.
+pub const RETENTION_ROWS_PER_STEP: usize = 32;
+/// Rows that the retention job reads at a time, about 100 bytes each.
+pub const RETENTION_ROWS_PER_READ: usize = 512;
 /// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
 pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
 /// Time the whole stop may take before the process exits anyway.
@@ -86,3 +90,10 @@ pub const CATALOGUE_FIELD_CHARS_MAX: usize = 1_000;
 pub const DUPLICATE_PAIRS_MAX: usize = 10_000;
 /// Templates of one index: ids are stored as u32.
 pub const TEMPLATES_MAX: usize = u32::MAX as usize;
+/// Rows of the centre in one page, and its bytes: a page is one ledger transaction, some 20 ms beside the inspections.
+pub const DOWNLINK_PAGE_ROWS_MAX: i64 = 200;
+pub const DOWNLINK_PAGE_BYTES_MAX: i64 = 4 << 20;
+/// Seconds between two looks at what the centre wants: 10 000 sites then ask 333 times a second.
+pub const DOWNLINK_INTERVAL_S: u32 = 30;
+/// Largest recipe that is published, bytes.
+pub const RECIPE_BYTES_MAX: usize = 256 << 10;

@@ -49,8 +49,18 @@ enum Command {
     Inventory(cmd::inventory::Args),
     /// See and send what the central database has not yet acknowledged.
     Outbox(cmd::outbox::Args),
+    /// Keep a device in one file, prove it, and put it back.
+    Backup(cmd::backup::Args),
+    /// See and keep within bounds what this device stores; place legal holds; check the pictures.
+    Storage(cmd::storage::Args),
+    /// See and fetch what the centre wants of this device.
+    Provisioning(cmd::provisioning::Args),
+    /// Tell sites what to use: catalogue, kits and recipes, at the centre.
+    Publish(cmd::publish::Args),
     /// Manage the central PostgreSQL database.
     Db(cmd::db::Args),
+    /// Prove that the central audit was not touched.
+    Audit(cmd::audit::Args),
     /// Print a shell completion script.
     Completions {
         /// The shell: bash, zsh, fish, elvish or powershell.
@@ -91,7 +101,12 @@ fn main() -> ExitCode {
         Command::Kit(args) => cmd::kit::run(args),
         Command::Inventory(args) => cmd::inventory::run(args),
         Command::Outbox(args) => cmd::outbox::run(args),
+        Command::Backup(args) => cmd::backup::run(args),
+        Command::Storage(args) => cmd::storage::run(args),
+        Command::Provisioning(args) => cmd::provisioning::run(args),
+        Command::Publish(args) => cmd::publish::run(args),
         Command::Db(args) => cmd::db::run(args),
+        Command::Audit(args) => cmd::audit::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "loupe", &mut std::io::stdout());
             Ok(())

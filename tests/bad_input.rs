@@ -320,7 +320,7 @@ fn a_second_process_on_the_same_state_is_refused() {
     let assets = Assets::get();
     let recipe = plate_recipe(folder.path(), &assets.bank(), "");
     let said =
-        fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()), 1);
+        fail_with(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()), 78);
     assert!(said.contains("in use") || said.contains("another"), "{said}");
     ledger.close().unwrap();
     succeed(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()));

@@ -5,9 +5,11 @@ mod support;
 use std::path::Path;
 
 use loupe::clock::Clock;
-use loupe::ledger::{Ledger, LedgerReader, NewReview, Proof, Repair, database_path};
+use loupe::ledger::{Ledger, LedgerReader, NewReview, Proof, Repair, SENT_TABLES, database_path};
 use loupe::types::{Inspection, ReviewStatus};
+use loupe::uplink::{Central, Secret, UplinkConfig, block_on, drain};
 use serde_json::Value;
+use support::postgres::Postgres;
 use support::{fail_with, loupe, samples, succeed, text};
 
 /// A closed ledger of `count` inspections, odd ones held, and what was committed.
@@ -234,4 +236,187 @@ fn a_ledger_that_is_taken_newer_or_damaged_is_refused_with_78_and_left_alone() {
     let output = outbox("verify", dir.path()).output().unwrap();
     assert_ne!(output.status.code(), Some(0), "a damaged page passes for whole");
     assert_eq!(std::fs::read(database_path(dir.path())).unwrap().len(), damaged.len());
+}
+
+const SITE: uuid::Uuid = uuid::Uuid::from_u128(0xA);
+
+/// A server with its schema, and a device that delivers to it.
+struct Centre {
+    server: Postgres,
+    dsn: Secret,
+}
+
+impl Centre {
+    fn start() -> Option<Self> {
+        let server = Postgres::start()?;
+        let dsn = Secret::new(server.dsn());
+        block_on(async { Central::connect(&dsn).await?.migrate().await }).unwrap();
+        Some(Self { server, dsn })
+    }
+
+    fn drain(&self, dir: &Path) -> u64 {
+        let ledger = Ledger::open(dir, Clock::system()).unwrap();
+        let config = UplinkConfig { dsn: self.dsn.clone(), site_id: Some(SITE) };
+        let delivery = drain(ledger.clone(), &config, |_| ()).unwrap();
+        ledger.close().unwrap();
+        delivery.delivered
+    }
+
+    /// Every fact, in an order that does not change.
+    fn facts(&self) -> Vec<String> {
+        let tables = SENT_TABLES.iter().map(|table| table.name);
+        tables
+            .flat_map(|table| self.server.lines(&format!("SELECT '{table}', t.* FROM loupe.{table} t ORDER BY 1, t")))
+            .collect()
+    }
+
+    fn push(&self, file: &Path) -> std::process::Command {
+        let mut command = loupe();
+        command.args(["outbox", "push"]).arg(file).args(["--dsn", self.dsn.expose(), "--site-id", &SITE.to_string()]);
+        command
+    }
+}
+
+fn export(dir: &Path, file: &Path) -> std::process::Command {
+    let mut command = loupe();
+    command.args(["outbox", "export"]).arg(file).arg("--state").arg(dir);
+    command
+}
+
+#[test]
+fn what_waits_travels_by_file_and_arrives_exactly_once() {
+    let Some(centre) = Centre::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let file = dir.path().join("outbox.export");
+    ledger_of(&state, 40);
+    let before = LedgerReader::open(&state).unwrap().counters().unwrap();
+    let exported: Value = serde_json::from_slice(&succeed(export(&state, &file).arg("--json")).stdout).unwrap();
+    assert_eq!((exported["units"].as_u64(), exported["provenances"].as_u64()), (Some(40), Some(1)));
+    assert_eq!(LedgerReader::open(&state).unwrap().counters().unwrap(), before, "an export changed the ledger");
+    assert!(fail_with(&mut export(&state, &file), 1).contains("is there already"));
+
+    let pushed: Value = serde_json::from_slice(&succeed(centre.push(&file).arg("--json")).stdout).unwrap();
+    assert_eq!((pushed["delivered"].as_u64(), pushed["refused"].as_u64()), (Some(40), Some(0)), "{pushed}");
+    let facts = centre.facts();
+    assert_eq!(centre.server.lines("SELECT count(*) FROM loupe.inspections"), ["40"]);
+    // Once more, by another clerk; then by the device itself.
+    let again = succeed(centre.push(&file).args(["--json", "--receipt"]).arg(dir.path().join("second.receipt")));
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!((again["delivered"].as_u64(), again["new_rows"].as_u64()), (Some(40), Some(0)));
+    assert_eq!(centre.facts(), facts);
+    let copy = dir.path().join("copy");
+    support::copy_folder(&state, &copy);
+    assert_eq!(centre.drain(&copy), 40);
+    assert_eq!(centre.facts(), facts, "the device's own delivery changed what was pushed");
+
+    let settle = |state: &Path, receipt: &str| {
+        let mut command = loupe();
+        command.args(["outbox", "settle"]).arg(dir.path().join(receipt)).arg("--state").arg(state);
+        command
+    };
+    ledger_more(&state, 41);
+    let said = text(&succeed(&mut settle(&state, "outbox.export.receipt")).stdout);
+    assert!(said.contains("settled 40 units, 0 were"), "{said}");
+    assert!(proof(&state).holds());
+    assert_eq!(LedgerReader::open(&state).unwrap().counters().unwrap().pending, 1, "what came later stays");
+    let said = text(&succeed(&mut settle(&state, "second.receipt")).stdout);
+    assert!(said.contains("settled 0 units, 40 were"), "{said}");
+    assert_eq!(centre.drain(&state), 1);
+
+    // Another device's receipt settles nothing, nor does one of rows that read otherwise by now.
+    let other = dir.path().join("other");
+    ledger_of(&other, 3);
+    let said = fail_with(&mut settle(&other, "second.receipt"), 1);
+    assert!(said.contains("is of device"), "{said}");
+    let fresh = dir.path().join("fresh");
+    ledger_of(&fresh, 4);
+    succeed(&mut export(&fresh, &dir.path().join("fresh.export")));
+    succeed(&mut centre.push(&dir.path().join("fresh.export")));
+    sql(&fresh).execute("UPDATE inspections SET station = 'line-9' WHERE code LIKE '%0002'", []).unwrap();
+    let said = fail_with(&mut settle(&fresh, "fresh.export.receipt"), 1);
+    assert!(said.contains("1 units differ"), "{said}");
+    assert_eq!(LedgerReader::open(&fresh).unwrap().counters().unwrap().pending, 1);
+}
+
+/// One more inspection.
+fn ledger_more(dir: &Path, number: u64) {
+    let ledger = Ledger::open(dir, Clock::system()).unwrap();
+    ledger.commit(samples::inspection(number), Vec::new()).unwrap();
+    ledger.close().unwrap();
+}
+
+#[test]
+fn a_damaged_foreign_or_newer_export_sends_nothing() {
+    let Some(centre) = Centre::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (state, file, bad) =
+        (dir.path().join("state"), dir.path().join("outbox.export"), dir.path().join("bad.export"));
+    ledger_of(&state, 12);
+    succeed(&mut export(&state, &file));
+    let whole = std::fs::read(&file).unwrap();
+    let refused = |bytes: &[u8], words: &str| {
+        std::fs::write(&bad, bytes).unwrap();
+        let said = fail_with(&mut centre.push(&bad), 1);
+        assert!(said.contains(words), "no `{words}` in {said}");
+        assert_eq!(centre.server.lines("SELECT count(*) FROM loupe.provenances"), ["0"], "half of it was sent");
+        assert!(!dir.path().join("bad.export.receipt").exists());
+    };
+    refused(&whole[..whole.len() / 2], "it ends before its trailer");
+    refused(&whole[..whole.len() - 1], "it ends before its trailer");
+    for share in [3, 5, 8] {
+        let mut flipped = whole.clone();
+        flipped[whole.len() * share / 10] ^= 0x02;
+        refused(&flipped, "is damaged at byte");
+    }
+    refused(b"not an export\n", "another kind of file");
+    let newer = String::from_utf8(whole).unwrap().replacen("loupe-outbox/1", "loupe-outbox/2", 1);
+    refused(newer.as_bytes(), "has format loupe-outbox/2");
+}
+
+#[test]
+fn a_missing_or_edited_central_row_is_found_and_named() {
+    let Some(centre) = Centre::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let committed = ledger_of(dir.path(), 30);
+    centre.drain(dir.path());
+    ledger_more(dir.path(), 31);
+    let compare = |code: i32| {
+        let mut command = outbox("verify", dir.path());
+        command.args(["--dsn", centre.dsn.expose()]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}\n{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    };
+    let said = compare(0);
+    assert!(said.contains("30 delivered units") && said.contains("the same at the centre"), "{said}");
+
+    let id = |index: usize| committed[index].id.to_string();
+    for sql in [
+        format!("UPDATE loupe.inspections SET verdict = 'fail' WHERE id = '{}'", id(2)),
+        format!("UPDATE loupe.items SET similarity = 0.5 WHERE inspection_id = '{}'", id(4)),
+        format!("DELETE FROM loupe.frame_qa_logs WHERE inspection_id = '{}'", id(6)),
+        format!("DELETE FROM loupe.inspections WHERE id = '{}'", id(7)),
+        format!(
+            "INSERT INTO loupe.anomaly_maps (site_id, captured_at, id, inspection_id, bank_sha256, score_raw, score,
+                 threshold, image_threshold_raw, pixel_threshold_raw, map_min, map_max, area_above_ratio, device_id)
+             SELECT site_id, captured_at, gen_random_uuid(), inspection_id, bank_sha256, score_raw, score,
+                 threshold, image_threshold_raw, pixel_threshold_raw, map_min, map_max, area_above_ratio, device_id FROM loupe.anomaly_maps WHERE inspection_id = '{}'",
+            id(8)
+        ),
+        "UPDATE loupe.provenances SET record = '{}'".to_owned(),
+    ] {
+        centre.server.query(&sql);
+    }
+    let said = compare(1);
+    for words in [
+        format!("inspections {} ({}): verdict is \"hold\" here and \"fail\" at the centre", committed[2].code, id(2)),
+        "similarity is 0.105 here and 0.5 at the centre".to_owned(),
+        "was delivered and is missing at the centre".to_owned(),
+        format!("inspections {} ({}) was delivered and is missing", committed[7].code, id(7)),
+        format!("of inspection {} is at the centre and was never sent", id(8)),
+        "provenances".to_owned(),
+    ] {
+        assert!(said.contains(&words), "no `{words}` in\n{said}");
+    }
 }

@@ -68,8 +68,8 @@ fn migrating_twice_changes_nothing() {
     let first = migrate(&dsn);
     let files = std::fs::read_dir(support::root().join("migrations/central")).unwrap().count();
     assert_eq!(first.applied.len(), files, "{first:?}");
-    let parents: usize = server.lines("SELECT count(*) FROM pg_partitioned_table")[0].parse().unwrap();
-    assert_eq!(first.partitions.len(), parents * 4, "{first:?}");
+    let made = count(&server, "partition_bounds() b WHERE NOT b.is_default");
+    assert!(made > 40 && first.partitions.len() == made, "{first:?}");
     let again = migrate(&dsn);
     assert_eq!((again.applied.len(), again.partitions.len()), (0, 0), "{again:?}");
     let status = status();

@@ -119,6 +119,12 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
         Ok(imported) => imported,
         Err(error) => return refuse(args, error),
     };
+    let owned = if path.exists() { args.place.reader()?.central_conflicts(&imported.batch)? } else { Vec::new() };
+    ensure!(
+        owned.is_empty(),
+        "{} came from the centre and would change; nothing was imported: change it there with `loupe publish`",
+        owned.iter().take(20).cloned().collect::<Vec<_>>().join(", ")
+    );
     let summary = catalogue::diff(&known, &imported.batch);
     if let Some(ledger) = ledger {
         ledger.import_catalogue(imported.batch)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Failure;
-use crate::config::{Config, StationConfig};
+use crate::config::{Config, Recipe, StationConfig, StationRecipe};
 use crate::inference::Runtime;
 use crate::matching::{Deltas, LiveIndex};
 use crate::observe::GpuSampler;
@@ -70,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         findings.add(Level::Ok, "configuration", format!("{} stations in {}", config.stations.len(), path.display()));
         check_state_dir(&config.storage.state_dir, &mut findings);
         for station in &config.stations {
-            check_station(station, runtime.as_ref(), &mut findings);
+            check_station(station, &config.storage.state_dir, runtime.as_ref(), &mut findings);
         }
         check_uplink(config, &mut findings);
     }
@@ -141,34 +141,48 @@ fn check_state_dir(state_dir: &Path, findings: &mut Findings) {
     }
 }
 
-fn check_station(station: &StationConfig, runtime: Option<&Arc<Runtime>>, findings: &mut Findings) {
+fn check_station(station: &StationConfig, state_dir: &Path, runtime: Option<&Arc<Runtime>>, findings: &mut Findings) {
     let what = format!("station {}", station.name);
+    match &station.recipe {
+        StationRecipe::File(recipe) => check_recipe(&what, recipe, runtime, findings),
+        StationRecipe::Central { folder } => match super::central_recipe::taken(state_dir, &station.name, folder) {
+            Ok(Some(recipe)) => check_recipe(&what, &recipe, runtime, findings),
+            Ok(None) => findings.add(
+                Level::Warn,
+                &what,
+                "its recipe has not come from the centre yet; the station begins when it has",
+            ),
+            Err(error) => findings.add(Level::Fail, &what, error.to_string()),
+        },
+    }
+}
+
+fn check_recipe(what: &str, recipe: &Recipe, runtime: Option<&Arc<Runtime>>, findings: &mut Findings) {
     let Some(runtime) = runtime else {
-        findings.add(Level::Fail, &what, "its models cannot be opened without ONNX Runtime");
+        findings.add(Level::Fail, what, "its models cannot be opened without ONNX Runtime");
         return;
     };
-    let index = match station.recipe.matching.as_ref().map(|stage| LiveIndex::open(&stage.index)).transpose() {
+    let index = match recipe.matching.as_ref().map(|stage| LiveIndex::open(&stage.index)).transpose() {
         Ok(index) => index,
         Err(error) => {
-            findings.add(Level::Fail, &what, format!("part index: {error}"));
+            findings.add(Level::Fail, what, format!("part index: {error}"));
             return;
         }
     };
-    match Engines::open(runtime, &station.recipe, index, &Deltas::default()) {
-        Err(error) => findings.add(Level::Fail, &what, error.to_string()),
+    match Engines::open(runtime, recipe, index, &Deltas::default()) {
+        Err(error) => findings.add(Level::Fail, what, error.to_string()),
         Ok(engines) => {
             let providers: Vec<String> =
                 engines.providers.iter().map(|(stage, provider)| format!("{stage} on {provider}")).collect();
-            let detail =
-                format!("recipe {} ({}): {}", station.recipe.name, station.recipe.sha256.short(), providers.join(", "));
+            let detail = format!("recipe {} ({}): {}", recipe.name, recipe.sha256.short(), providers.join(", "));
             if engines.is_fallback {
                 findings.add(
                     Level::Warn,
-                    &what,
+                    what,
                     format!("{detail}; this is not the first choice: every verdict will be HOLD"),
                 );
             } else {
-                findings.add(Level::Ok, &what, detail);
+                findings.add(Level::Ok, what, detail);
             }
         }
     }

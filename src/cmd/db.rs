@@ -1,11 +1,11 @@
-//! `loupe db`: the central database's schema and sites.
+//! `loupe db`: the central database's schema and sites. Its recurring jobs are in `db_jobs`.
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
 use uuid::Uuid;
 
-use super::Failure;
-use crate::uplink::{Central, MigrationReport, SchemaStatus, Secret, UplinkError, block_on};
+use super::{Failure, db_jobs};
+use crate::uplink::{Central, MigrationReport, ProvisionedSite, SchemaStatus, Secret, UplinkError, block_on};
 
 /// The environment variable read where no DSN is given, so that it need not stand in a process list.
 const DSN_VARIABLE: &str = "LOUPE_DSN";
@@ -23,8 +23,16 @@ enum Command {
     Migrate(DsnArgs),
     /// Say which migrations are applied and whether partitions stand ready.
     Status(DsnArgs),
-    /// Make a site and a login for its devices; the password is printed once.
+    /// Make a site and a login for its devices, or give it a new password; the password is printed once.
     ProvisionSite(ProvisionArgs),
+    /// Take from a site's devices what they may do, at once; their rows stay. `provision-site --rotate` admits them again.
+    RevokeSite(RevokeArgs),
+    /// Make partitions ahead, move rows into theirs, drop what has expired and no legal hold covers; run it daily.
+    Retention(db_jobs::RetentionArgs),
+    /// Bring hourly rollups up to date and refresh the materialised views; run it every 5 minutes.
+    Rollup(db_jobs::RollupArgs),
+    /// Keep rows from being deleted by retention, for as long as the law asks.
+    Hold(db_jobs::HoldArgs),
 }
 
 /// Which database, and how to answer.
@@ -46,15 +54,27 @@ struct ProvisionArgs {
     #[arg(long)]
     code: String,
     /// Name of the site for people.
-    #[arg(long)]
-    name: String,
+    #[arg(long, required_unless_present = "rotate")]
+    name: Option<String>,
     /// Id of the site; default: a new one.
     #[arg(long, value_name = "UUID")]
     site_id: Option<Uuid>,
+    /// Give a site that is there a new password; the old one and its sessions end.
+    #[arg(long, conflicts_with_all = ["name", "site_id"])]
+    rotate: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct RevokeArgs {
+    #[command(flatten)]
+    database: DsnArgs,
+    /// Short name of the site.
+    #[arg(value_name = "CODE")]
+    code: String,
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the signature of a clap parser")]
-fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(super) fn parse_secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 
@@ -86,12 +106,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Migrate(database) => migrate(&database),
         Command::Status(database) => status(&database),
         Command::ProvisionSite(args) => provision_site(&args),
+        Command::RevokeSite(args) => revoke_site(&args),
+        Command::Retention(args) => db_jobs::retention(&args),
+        Command::Rollup(args) => db_jobs::rollup(&args),
+        Command::Hold(args) => db_jobs::hold(args),
     }
+}
+
+/// The error for people: 78 where a setting, a login or a version must change first.
+pub fn explained(error: UplinkError) -> anyhow::Error {
+    let is_configuration = error.is_configuration();
+    let error = anyhow::Error::from(error);
+    if is_configuration { Failure::config(error).into() } else { error }
 }
 
 fn migrate(database: &DsnArgs) -> anyhow::Result<()> {
     let dsn = database.secret()?;
-    let report = block_on(async { Central::connect(&dsn).await?.migrate().await })?;
+    let report = block_on(async { Central::connect(&dsn).await?.migrate().await }).map_err(explained)?;
     if database.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -112,7 +143,7 @@ fn print_report(report: &MigrationReport) {
 
 fn status(database: &DsnArgs) -> anyhow::Result<()> {
     let dsn = database.secret()?;
-    let status = block_on(async { Central::connect(&dsn).await?.status().await })?;
+    let status = block_on(async { Central::connect(&dsn).await?.status().await }).map_err(explained)?;
     if database.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -127,6 +158,9 @@ fn print_status(status: &SchemaStatus) {
         let applied = migration.applied_on.as_deref().unwrap_or("waiting: run `loupe db migrate`");
         println!("  V{} {:<36} {applied}", migration.version, migration.name);
     }
+    if status.is_newer() {
+        println!("  the schema is at version {}, newer than this program; install a newer loupe here", status.version);
+    }
     if let Some(month) = &status.last_partition {
         println!("  partitions reach to {month}");
     }
@@ -137,11 +171,20 @@ fn print_status(status: &SchemaStatus) {
 
 fn provision_site(args: &ProvisionArgs) -> anyhow::Result<()> {
     let dsn = args.database.secret()?;
-    let site =
-        block_on(async { Central::connect(&dsn).await?.provision_site(&args.code, &args.name, args.site_id).await })
-            .map_err(explain)
-            .with_context(|| format!("site `{}` was not provisioned", args.code))?;
-    if args.database.json {
+    let site = block_on(async {
+        let mut central = Central::connect(&dsn).await?;
+        match &args.name {
+            Some(name) => central.provision_site(&args.code, name, args.site_id).await,
+            None => central.rotate_site(&args.code).await,
+        }
+    })
+    .map_err(|error| if args.rotate { explained(error) } else { taken(error) })
+    .with_context(|| format!("site `{}` was not provisioned", args.code))?;
+    print_site(&site, args.database.json)
+}
+
+fn print_site(site: &ProvisionedSite, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
         let document = serde_json::json!({
             "site_id": site.site_id,
             "role_name": site.role_name,
@@ -159,9 +202,27 @@ fn provision_site(args: &ProvisionArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn explain(error: UplinkError) -> anyhow::Error {
+fn revoke_site(args: &RevokeArgs) -> anyhow::Result<()> {
+    let dsn = args.database.secret()?;
+    let site = block_on(async { Central::connect(&dsn).await?.revoke_site(&args.code).await })
+        .map_err(explained)
+        .with_context(|| format!("site `{}` was not revoked", args.code))?;
+    if args.database.json {
+        println!("{}", serde_json::to_string_pretty(&site)?);
+    } else if site.role_names.is_empty() {
+        println!("site {} was revoked before", site.site_id);
+    } else {
+        println!("site     {}", site.site_id);
+        println!("revoked  {}", site.role_names.join(", "));
+        println!("ended    {} sessions", site.sessions_ended);
+        println!("Its rows stay; what its devices hold waits there.");
+    }
+    Ok(())
+}
+
+fn taken(error: UplinkError) -> anyhow::Error {
     let text = error.to_string();
-    let error = anyhow::Error::from(error);
+    let error = explained(error);
     if text.contains("already exists") || text.contains("duplicate key") {
         return error.context("the code or the id is taken; choose another");
     }

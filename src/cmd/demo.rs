@@ -12,7 +12,7 @@ use super::console::InspectionLine;
 use super::run::{Until, serve};
 use super::{bank, index};
 use crate::capture::{SourceKind, SourceSpec};
-use crate::config::{ArtifactPolicy, Config, DashboardConfig, Recipe, StationConfig, StorageConfig};
+use crate::config::{ArtifactPolicy, Config, DashboardConfig, Recipe, StationConfig, StationRecipe, StorageConfig};
 use crate::pipeline::Outcome;
 use crate::types::{BoundingBox, Inspection, Verdict};
 
@@ -117,13 +117,17 @@ fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::R
         let mut source = SourceSpec::new(kind, path);
         source.repeat = !args.once;
         source.rate_hz = (!args.once).then_some(rate_hz);
-        StationConfig { name: name.to_owned(), recipe, source }
+        StationConfig { name: name.to_owned(), recipe: StationRecipe::File(Box::new(recipe)), source }
     };
     Ok(Config {
         site_code: "demo".to_owned(),
         site_name: "Loupe demo".to_owned(),
         site_id: None,
-        storage: StorageConfig { state_dir: args.state.clone(), artifacts: ArtifactPolicy::All },
+        storage: StorageConfig {
+            state_dir: args.state.clone(),
+            artifacts: ArtifactPolicy::All,
+            policy: crate::types::StoragePolicy::default(),
+        },
         onnxruntime: None,
         workers: 0,
         dashboard: Some(DashboardConfig { listen: args.listen, allow_remote: false }),

@@ -1,4 +1,4 @@
-//! What `catalog`, `kit` and `inventory` share: which ledger, and who writes it.
+//! What `catalog`, `kit`, `inventory` and `storage` share: which ledger, and who writes it.
 //!
 //! The ledger has one writer. Where the daemon runs, an order goes to its dashboard, whose address stands in
 //! `dashboard.addr` of the state folder; where it does not, the command opens the ledger itself.
@@ -58,12 +58,12 @@ impl Place {
 }
 
 /// Who writes: this process, or the daemon whose dashboard is there.
-enum Writer {
+pub(super) enum Writer {
     Here(Ledger),
     There(SocketAddr),
 }
 
-fn open(state_dir: &Path) -> anyhow::Result<Writer> {
+pub(super) fn open(state_dir: &Path) -> anyhow::Result<Writer> {
     let path = database_path(state_dir);
     if !path.exists() {
         return Err(LedgerError::Missing { path }.into());
@@ -113,7 +113,7 @@ pub fn own_ledger(place: &Place) -> anyhow::Result<Ledger> {
 }
 
 /// The sentence of a refusal, without what SQLite puts around it.
-fn in_words(error: &LedgerError) -> String {
+pub(super) fn in_words(error: &LedgerError) -> String {
     match error {
         LedgerError::Refused { source, .. } => source.to_string(),
         other => other.to_string(),

@@ -1,11 +1,15 @@
 //! One file per subcommand; `main.rs` only dispatches.
 
+pub mod audit;
+pub mod backup;
 pub mod bank;
 mod board;
 pub mod catalog;
+mod central_recipe;
 pub mod check;
 mod console;
 pub mod db;
+mod db_jobs;
 pub mod demo;
 pub mod detect;
 mod duplicates;
@@ -17,16 +21,22 @@ mod index_bench;
 pub mod inspect;
 pub mod inventory;
 pub mod kit;
+mod late;
 mod ledger_desk;
 pub mod model;
 mod model_bench;
 pub mod outbox;
+mod outbox_file;
 mod outbox_repair;
+pub mod provisioning;
+pub mod publish;
 pub mod review;
 pub mod run;
 mod signals;
+pub mod storage;
 
 use crate::ledger::LedgerError;
+
 use crate::uplink::UplinkError;
 
 /// An error that ends the process with a particular exit code; any other error ends it with 1.

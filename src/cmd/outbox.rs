@@ -10,7 +10,7 @@ use super::Failure;
 use super::db::DsnArgs;
 use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerReader, OutboxStatus, Proof};
-use crate::uplink::{UplinkConfig, UplinkError, drain};
+use crate::uplink::{Comparison, Secret, UplinkConfig, UplinkError, compare, drain};
 
 /// Look at, prove or deliver what waits for the central database.
 #[derive(Debug, ClapArgs)]
@@ -23,11 +23,18 @@ pub struct Args {
 enum Command {
     /// Say how much was committed and delivered, and what waits. The daemon may be running.
     Status(StateArgs),
-    /// Prove that nothing is lost: totals, every waiting unit, every stored picture. Ends with 1 and a list otherwise.
-    Verify(StateArgs),
+    /// Prove that nothing is lost: totals, every waiting unit, every stored picture; with --dsn also every delivered row
+    /// that is still here against the centre's. Ends with 1 and a list otherwise.
+    Verify(VerifyArgs),
     /// Set aside what cannot be sent, enqueue what would never be sent, set the totals right. Nothing is deleted. The
     /// daemon must not be running.
     Repair(super::outbox_repair::RepairArgs),
+    /// Write what waits into a file that another machine can push. The daemon may be running; nothing changes here.
+    Export(super::outbox_file::ExportArgs),
+    /// Deliver what a device exported, from any machine: exactly once in effect, also if the device delivers it too.
+    Push(super::outbox_file::PushArgs),
+    /// Take what a push delivered out of this device's outbox, by its receipt. The daemon must not be running.
+    Settle(super::outbox_file::SettleArgs),
     /// Deliver everything that waits now, and end. The daemon must not be running: it delivers by itself.
     Drain(DrainArgs),
 }
@@ -40,6 +47,16 @@ struct StateArgs {
     /// Print one JSON document instead of text.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct VerifyArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Also compare with the central database: a login that may read, as `postgresql://user:password@host:port/database`
+    /// (a member of loupe_ops or loupe_owner; a device's own login may not).
+    #[arg(long, value_name = "URL", value_parser = super::db::parse_secret)]
+    dsn: Option<Secret>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -64,6 +81,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Status(args) => status(&args),
         Command::Verify(args) => verify(&args),
         Command::Repair(args) => super::outbox_repair::run(&args),
+        Command::Export(args) => super::outbox_file::run_export(&args),
+        Command::Push(args) => super::outbox_file::run_push(&args),
+        Command::Settle(args) => super::outbox_file::run_settle(&args),
         Command::Drain(args) => drain_outbox(&args),
     }
 }
@@ -106,23 +126,47 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
     }
 }
 
-fn verify(args: &StateArgs) -> anyhow::Result<()> {
-    let reader = LedgerReader::open(&args.state)?;
+fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    let state = &args.state.state;
+    let reader = LedgerReader::open(state)?;
     let bar = progress_bar("pictures", 0);
     let proof = reader.verify(|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    if args.json {
+    let comparison = match &args.dsn {
+        None => None,
+        Some(dsn) => {
+            let bar = progress_bar("units compared", proof.counters.delivered);
+            let comparison = compare(state, dsn, |done| bar.set_position(done));
+            bar.finish_and_clear();
+            Some(comparison?)
+        }
+    };
+    if args.state.json {
         let mut document = serde_json::to_value(&proof)?;
-        document["holds"] = proof.holds().into();
+        document["holds"] = (proof.holds() && comparison.as_ref().is_none_or(Comparison::holds)).into();
+        document["centre"] = serde_json::to_value(&comparison)?;
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
         print_proof(&proof);
+        if let Some(comparison) = &comparison {
+            print_comparison(comparison);
+        }
     }
-    anyhow::ensure!(proof.holds(), "the ledger {} does not add up: {} faults", args.state.display(), proof.fault_count);
+    anyhow::ensure!(proof.holds(), "the ledger {} does not add up: {} faults", state.display(), proof.fault_count);
+    let differing = comparison.map_or(0, |comparison| comparison.fault_count);
+    anyhow::ensure!(differing == 0, "the centre does not hold what {} delivered: {differing} faults", state.display());
     Ok(())
+}
+
+fn print_comparison(comparison: &Comparison) {
+    for fault in &comparison.faults {
+        println!("fault: {fault}");
+    }
+    let verdict = if comparison.holds() { "the same at the centre" } else { "NOT THE SAME at the centre" };
+    println!("compared {} delivered units, {} rows: {verdict}", comparison.units, comparison.rows);
 }
 
 fn print_proof(proof: &Proof) {
@@ -178,7 +222,7 @@ fn explain(error: UplinkError) -> anyhow::Error {
 }
 
 /// On stderr, and only where that is a terminal.
-fn progress_bar(what: &str, length: u64) -> ProgressBar {
+pub(super) fn progress_bar(what: &str, length: u64) -> ProgressBar {
     let template = format!("{{wide_bar}} {{pos}}/{{len}} {what} {{eta}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length).with_style(style)

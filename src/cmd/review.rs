@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::Failure;
 use crate::clock::Clock;
-use crate::config::{Config, Recipe};
+use crate::config::{Config, Recipe, StationRecipe};
 use crate::dashboard::{ReviewCall, ReviewFn, ReviewRefusal};
 use crate::inference::Runtime;
 use crate::ledger::{Ledger, LedgerError, LedgerReader, database_path};
@@ -140,11 +140,17 @@ impl Place {
             return Ok(Site { state_dir: state_dir.clone(), recipes: Vec::new(), onnxruntime: None });
         }
         let config = Config::load(&self.config).map_err(|error| Failure::config(error.into()))?;
-        Ok(Site {
-            state_dir: config.storage.state_dir,
-            recipes: config.stations.into_iter().map(|station| Arc::new(station.recipe)).collect(),
-            onnxruntime: config.onnxruntime,
-        })
+        let mut recipes = Vec::with_capacity(config.stations.len());
+        for station in config.stations {
+            let recipe = match station.recipe {
+                StationRecipe::File(recipe) => Some(*recipe),
+                StationRecipe::Central { folder } => {
+                    super::central_recipe::taken(&config.storage.state_dir, &station.name, &folder)?
+                }
+            };
+            recipes.extend(recipe.map(Arc::new));
+        }
+        Ok(Site { state_dir: config.storage.state_dir, recipes, onnxruntime: config.onnxruntime })
     }
 }
 

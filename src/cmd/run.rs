@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,20 +14,22 @@ use tracing::{error, info, warn};
 
 use super::Failure;
 use super::board::Board;
+use super::central_recipe;
+use super::late::{Late, Waiting, note_serving};
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, KitFn, ReviewFn, StationInfo};
+use crate::config::{Config, Recipe, StationRecipe};
+use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, ReviewFn, StationInfo};
 use crate::failpoint;
 use crate::inference::Runtime;
-use crate::ledger::{self, Ledger, LedgerReader};
+use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
 use crate::observe::GpuSampler;
-use crate::pipeline::{Outcome, Pipeline, Reviewer, Shared, StationInput};
+use crate::pipeline::{Housekeeping, Outcome, Pipeline, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
-use crate::uplink::{self, Uplink};
+use crate::uplink::{self, DownlinkConfig, Uplink};
 
 /// Run the daemon: inspect what the stations' sources bring, until stopped.
 ///
@@ -64,7 +66,7 @@ pub fn serve(
     config: Config,
     until: Until,
     on_ready: impl FnOnce(SocketAddr),
-    mut on_outcome: impl FnMut(&Outcome) + Send + 'static,
+    on_outcome: impl FnMut(&Outcome) + Send + 'static,
 ) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     super::signals::stop_on_signal(&shutdown)?;
@@ -85,46 +87,63 @@ pub fn serve(
         workers: config.workers,
     };
 
-    let (inputs, stations) = open_stations(&config, &clock, &shutdown)?;
-    let progress: Vec<notify::Progress> = inputs.iter().map(|input| input.progress.clone()).collect();
+    let Opened { inputs, origins, infos: stations, progress, waiting } = open_stations(&config, &shared)?;
+    let recipes: Vec<Arc<Recipe>> = inputs.iter().map(|input| Arc::clone(&input.recipe)).collect();
+    let names: Vec<String> = inputs.iter().map(|input| input.name.clone()).collect();
     let board = Board::new(shared.progress.clone(), ledger.clone(), clock.clone());
     let feed = Feed::new();
-    let pipeline = {
-        let (board, feed) = (board.clone(), feed.clone());
-        Pipeline::start(inputs, &shared, move |outcome| {
+    let sink = {
+        let (board, feed, on_outcome) = (board.clone(), feed.clone(), Arc::new(Mutex::new(on_outcome)));
+        move |outcome| {
             board.note(&outcome);
             if let Outcome::Committed(inspection) = &outcome {
                 feed.publish(Arc::clone(inspection));
             }
-            on_outcome(&outcome);
-        })?
+            (on_outcome.lock().unwrap_or_else(PoisonError::into_inner))(&outcome);
+        }
     };
-    board.set_stations(pipeline.stations());
+    let pipeline = Pipeline::start(inputs, &shared, sink.clone())?;
+    for ((name, recipe), origin) in names.iter().zip(&recipes).zip(origins) {
+        note_serving(&ledger, name, recipe, origin)?;
+    }
+    let mut statuses = pipeline.stations().to_vec();
+    board.set_stations(&statuses);
     failpoint::hit("daemon.start.pipeline");
 
     let stop_dashboard = Shutdown::new();
-    let recipes = config.stations.iter().map(|station| Arc::new(station.recipe.clone())).collect();
     let reviewer = Reviewer::new(Some(Arc::clone(&shared.runtime)), ledger.clone(), shared.deltas.clone(), recipes);
     let desk = super::review::desk(reviewer, state_dir.clone());
     let hides = config.dashboard.as_ref().is_some_and(|dashboard| !dashboard.listen.ip().is_loopback());
     let names = stations.iter().map(|station| station.name.clone()).collect();
     let kits = super::ledger_desk::desk(ledger.clone(), state_dir.clone(), hides, names);
-    let dashboard =
-        start_dashboard(&config, &board, &feed, &clock, (stations, progress.clone()), (desk, kits), &stop_dashboard)?;
+    let holds = super::storage::desk(ledger.clone());
+    let dashboard = start_dashboard(
+        &config,
+        &board,
+        &feed,
+        &clock,
+        (stations, progress.clone()),
+        (desk, kits, holds),
+        &stop_dashboard,
+    )?;
     let stop_uplink = Shutdown::new();
     let uplink = match &config.uplink {
         None => None,
         Some(uplink) => {
             let options = uplink::UplinkConfig { dsn: uplink.dsn.clone(), site_id: config.site_id };
-            let uplink = Uplink::spawn(ledger.clone(), options, clock.clone(), stop_uplink.clone())?;
+            let downlink = Some(downlink_of(&config, uplink.pull_interval_s, &shared));
+            let uplink =
+                Uplink::spawn_with_downlink(ledger.clone(), options, downlink, clock.clone(), stop_uplink.clone())?;
             board.set_uplink(uplink.status());
             Some(uplink)
         }
     };
+    let housekeeping = Housekeeping::start(&ledger, config.storage.policy, &clock, board.metrics())?;
     let telemetry = start_telemetry(&board, &ledger, &clock, config.gpu_interval_s, &stop_dashboard)?;
     let watchdog = Watchdog::new(progress).spawn(stop_dashboard.clone())?;
     notify::ready();
-    notify::status(&format!("inspecting at {} stations", pipeline.stations().len()));
+    let mut late = Late::new(waiting);
+    say_status(statuses.len(), late.waiting_count());
     // Where `loupe review` finds the one who writes the ledger; a file that stays behind only names nobody.
     let address_file = state_dir.join(super::review::ADDRESS_FILE);
     if let Some(dashboard) = &dashboard {
@@ -135,11 +154,19 @@ pub fn serve(
 
     failpoint::hit("daemon.start.ready");
     if until == Until::Stopped {
-        while !shutdown.wait_timeout(Duration::from_secs(3600)) {}
+        while !shutdown.wait_timeout(late.pause()) {
+            let started = late.start_ready(&shared, &sink);
+            if !started.is_empty() {
+                statuses.extend(started);
+                board.set_stations(&statuses);
+                say_status(statuses.len(), late.waiting_count());
+            }
+        }
     }
     let grace = shutdown.clone();
     std::thread::Builder::new().name("grace".to_owned()).spawn(move || exit_after_grace(&grace))?;
     pipeline.join();
+    late.join();
     failpoint::hit("daemon.stop.pipeline");
     notify::stopping();
     info!("stopping: everything captured is committed");
@@ -153,6 +180,7 @@ pub fn serve(
         drop(std::fs::remove_file(&address_file));
     }
     stop_dashboard.request();
+    housekeeping.stop();
     let closed = ledger.close();
     failpoint::hit("daemon.stop.ledger");
     for thread in [telemetry].into_iter().chain(watchdog) {
@@ -174,33 +202,91 @@ fn exit_after_grace(shutdown: &Shutdown) {
     std::process::exit(1);
 }
 
-fn open_stations(
-    config: &Config,
-    clock: &Clock,
-    shutdown: &Shutdown,
-) -> anyhow::Result<(Vec<StationInput>, Vec<StationInfo>)> {
-    let mut inputs = Vec::with_capacity(config.stations.len());
-    let mut infos = Vec::with_capacity(config.stations.len());
+fn say_status(running: usize, waiting: usize) {
+    let waits = match waiting {
+        0 => String::new(),
+        waiting => format!("; {waiting} wait for their recipe from the centre (see `loupe provisioning status`)"),
+    };
+    notify::status(&format!("inspecting at {running} stations{waits}"));
+    if waiting > 0 {
+        info!("inspecting at {running} stations{waits}");
+    }
+}
+
+/// What the uplink is to fetch.
+fn downlink_of(config: &Config, interval_s: u32, shared: &Shared) -> DownlinkConfig {
+    let central = config.stations.iter().filter_map(|station| match &station.recipe {
+        StationRecipe::Central { folder } => Some((station.name.clone(), folder.clone())),
+        StationRecipe::File(_) => None,
+    });
+    let (stations, folders): (Vec<String>, Vec<PathBuf>) = central.unzip();
+    let folder = folders.into_iter().next().unwrap_or_default();
+    DownlinkConfig {
+        interval: Duration::from_secs(u64::from(interval_s)),
+        stations,
+        prove: central_recipe::prover(Arc::clone(&shared.runtime), &folder),
+    }
+}
+
+/// The configured stations: those that can begin, and those that wait for a recipe.
+struct Opened {
+    inputs: Vec<StationInput>,
+    /// Where the inputs' recipes came from.
+    origins: Vec<RecipeOrigin>,
+    /// Of all stations.
+    infos: Vec<StationInfo>,
+    /// Of all stations.
+    progress: Vec<notify::Progress>,
+    waiting: Vec<Waiting>,
+}
+
+fn open_stations(config: &Config, shared: &Shared) -> anyhow::Result<Opened> {
+    let mut opened = Opened {
+        inputs: Vec::new(),
+        origins: Vec::new(),
+        infos: Vec::new(),
+        progress: Vec::new(),
+        waiting: Vec::new(),
+    };
     for station in &config.stations {
         let progress = notify::Progress::new(&station.name);
         // Until the first frame comes, waiting is all there is to do.
         progress.set_idle(true);
-        let source = capture::open_source(&station.source, clock.clone(), shutdown)
-            .with_context(|| format!("station {}", station.name))?;
-        infos.push(StationInfo {
+        opened.progress.push(progress.clone());
+        let (recipe, origin) = match &station.recipe {
+            StationRecipe::File(recipe) => (Some((**recipe).clone()), RecipeOrigin::File),
+            StationRecipe::Central { folder } => {
+                let recipe = central_recipe::at_start(&shared.runtime, &shared.ledger, &station.name, folder)?;
+                if recipe.is_none() {
+                    opened.waiting.push(Waiting {
+                        name: station.name.clone(),
+                        folder: folder.clone(),
+                        source: station.source.clone(),
+                        artifacts: config.storage.artifacts,
+                        progress: progress.clone(),
+                    });
+                }
+                (recipe, RecipeOrigin::Central)
+            }
+        };
+        opened.infos.push(StationInfo {
             name: station.name.clone(),
-            recipe: station.recipe.name.clone(),
+            recipe: recipe.as_ref().map_or_else(|| "from the centre".to_owned(), |recipe| recipe.name.clone()),
             source: describe(&station.source),
         });
-        inputs.push(StationInput {
+        let Some(recipe) = recipe else { continue };
+        let source = capture::open_source(&station.source, shared.clock.clone(), &shared.shutdown)
+            .with_context(|| format!("station {}", station.name))?;
+        opened.origins.push(origin);
+        opened.inputs.push(StationInput {
             name: station.name.clone(),
-            recipe: Arc::new(station.recipe.clone()),
+            recipe: Arc::new(recipe),
             source,
             artifacts: config.storage.artifacts,
             progress,
         });
     }
-    Ok((inputs, infos))
+    Ok(opened)
 }
 
 fn describe(source: &SourceSpec) -> String {
@@ -219,7 +305,7 @@ fn start_dashboard(
     feed: &Feed,
     clock: &Clock,
     (stations, progress): (Vec<StationInfo>, Vec<notify::Progress>),
-    (desk, kits): (ReviewFn, KitFn),
+    (desk, kits, holds): (ReviewFn, KitFn, HoldFn),
     stop: &Shutdown,
 ) -> anyhow::Result<Option<DashboardHandle>> {
     let Some(dashboard) = &config.dashboard else { return Ok(None) };
@@ -239,6 +325,7 @@ fn start_dashboard(
         })),
         reviews: Some(desk),
         kits: Some(kits),
+        holds: Some(holds),
         metrics: board.metrics().clone(),
         progress,
         clock: clock.clone(),

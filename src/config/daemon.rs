@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::recipe::read_text;
 use super::{ConfigError, Document, Recipe};
 use crate::capture::{SourceKind, SourceSpec};
+use crate::types::StoragePolicy;
 use crate::uplink::Secret;
 
 /// A validated configuration, its recipes included.
@@ -34,6 +35,8 @@ pub struct Config {
 pub struct StorageConfig {
     pub state_dir: PathBuf,
     pub artifacts: ArtifactPolicy,
+    /// How long what is kept, and what happens when the disk fills.
+    pub policy: StoragePolicy,
 }
 
 /// Which inspections keep pictures. A thumbnail, an overlay and a heat map are made; the frame itself is kept for
@@ -59,14 +62,25 @@ pub struct DashboardConfig {
 #[derive(Debug)]
 pub struct UplinkConfig {
     pub dsn: Secret,
+    /// Seconds between two looks at what the centre wants of this device.
+    pub pull_interval_s: u32,
 }
 
 /// One inspection place.
 #[derive(Debug)]
 pub struct StationConfig {
     pub name: String,
-    pub recipe: Recipe,
+    pub recipe: StationRecipe,
     pub source: SourceSpec,
+}
+
+/// Where a station's recipe comes from.
+#[derive(Debug)]
+pub enum StationRecipe {
+    /// A file, read.
+    File(Box<Recipe>),
+    /// The centre; relative paths of such a recipe are relative to the configuration's folder.
+    Central { folder: PathBuf },
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -94,6 +108,13 @@ struct RawSite {
 struct RawStorage {
     state_dir: Option<PathBuf>,
     artifacts: ArtifactPolicy,
+    verdict_days: Option<u32>,
+    detail_days: Option<u32>,
+    pass_picture_days: Option<u32>,
+    picture_days: Option<u32>,
+    free_low_mb: Option<u64>,
+    free_critical_mb: Option<u64>,
+    budget_mb: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +136,7 @@ struct RawDashboard {
 struct RawUplink {
     dsn: Option<Secret>,
     dsn_file: Option<PathBuf>,
+    pull_interval_s: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,6 +175,8 @@ struct RawSource {
 pub const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 8420);
 /// Where the daemon keeps its state unless told otherwise; systemd's `StateDirectory=` wins.
 const DEFAULT_STATE_DIR: &str = "/var/lib/loupe";
+/// What a station's `recipe` says when it comes from the centre.
+const CENTRAL_RECIPE: &str = "central";
 /// More workers than this is a typing error.
 const WORKERS_MAX: usize = 256;
 
@@ -186,6 +210,13 @@ impl RawConfig {
         if self.uplink.is_some() && self.site.id.is_none() {
             document.fault("site.id", "is missing: an uplink needs it; `loupe db provision-site` prints it");
         }
+        let is_central = |station: &RawStation| station.recipe.as_deref() == Some(Path::new(CENTRAL_RECIPE));
+        if self.uplink.is_none()
+            && let Some(index) = self.stations.iter().position(is_central)
+        {
+            let message = "is to come from the centre, and there is no [uplink] to bring it";
+            document.fault(&format!("stations[{index}].recipe"), message);
+        }
         if self.stations.is_empty() {
             document.fault("stations", "is empty: add at least one [[stations]] with name, recipe and source");
         }
@@ -195,6 +226,7 @@ impl RawConfig {
                 document.fault(&format!("stations[{index}].name"), format!("`{}` stands twice", station.name));
             }
         }
+        let policy = self.storage.policy(document);
         let stations = self
             .stations
             .into_iter()
@@ -208,6 +240,7 @@ impl RawConfig {
             storage: StorageConfig {
                 state_dir: state_dir(self.storage.state_dir, folder),
                 artifacts: self.storage.artifacts,
+                policy,
             },
             onnxruntime: self.runtime.onnxruntime.map(|path| folder.join(path)),
             workers: self.runtime.workers,
@@ -222,15 +255,68 @@ impl RawConfig {
     }
 }
 
+/// More days than this is a typing error: a century.
+const DAYS_MAX: u32 = 36_500;
+/// More than this is a typing error: an exbibyte.
+const MEBIBYTES_MAX: u64 = 1 << 40;
+
+impl RawStorage {
+    fn policy(&self, document: &mut Document) -> StoragePolicy {
+        let default = StoragePolicy::default();
+        let mut days = |key: &str, given: Option<u32>, default: u32, least: u32| {
+            let days = given.unwrap_or(default);
+            if !(least..=DAYS_MAX).contains(&days) {
+                document.fault(&format!("storage.{key}"), format!("is {days}, must be {least} to {DAYS_MAX} days"));
+            }
+            days
+        };
+        // What is decided is kept at least as long as promised; pictures may go sooner, for want of space or by law.
+        let verdict_days = days("verdict_days", self.verdict_days, default.verdict_days, default.verdict_days);
+        let detail_days = days("detail_days", self.detail_days, default.detail_days, default.detail_days);
+        let pass_picture_days = days("pass_picture_days", self.pass_picture_days, default.pass_picture_days, 1);
+        let picture_days = days("picture_days", self.picture_days, default.picture_days, 1);
+        let mut bytes = |key: &str, given: Option<u64>| {
+            if let Some(mebibytes) = given.filter(|mebibytes| *mebibytes > MEBIBYTES_MAX) {
+                document
+                    .fault(&format!("storage.{key}"), format!("is {mebibytes}, must be at most {MEBIBYTES_MAX} MiB"));
+            }
+            given.map(|mebibytes| mebibytes.min(MEBIBYTES_MAX) << 20)
+        };
+        let free_low_bytes = bytes("free_low_mb", self.free_low_mb).unwrap_or(default.free_low_bytes);
+        let free_critical_bytes =
+            bytes("free_critical_mb", self.free_critical_mb).unwrap_or(default.free_critical_bytes);
+        let budget_bytes = bytes("budget_mb", self.budget_mb);
+        if free_critical_bytes >= free_low_bytes {
+            document.fault(
+                "storage.free_critical_mb",
+                format!("is {}, must be less than free_low_mb ({})", free_critical_bytes >> 20, free_low_bytes >> 20),
+            );
+        }
+        StoragePolicy {
+            verdict_days,
+            detail_days,
+            pass_picture_days,
+            picture_days,
+            free_low_bytes,
+            free_critical_bytes,
+            budget_bytes,
+        }
+    }
+}
+
 impl RawUplink {
     fn validate(self, document: &mut Document, folder: &Path) -> Option<UplinkConfig> {
+        let pull_interval_s = self.pull_interval_s.unwrap_or(crate::limits::DOWNLINK_INTERVAL_S);
+        if !(1..=86_400).contains(&pull_interval_s) {
+            document.fault("uplink.pull_interval_s", format!("is {pull_interval_s}, must be 1 to 86400"));
+        }
         let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(|dir| PathBuf::from(dir).join("dsn"));
         let file = match (self.dsn, self.dsn_file) {
             (Some(_), Some(_)) => {
                 document.fault("uplink.dsn_file", "stands beside uplink.dsn: keep one of the two");
                 return None;
             }
-            (Some(dsn), None) => return Some(UplinkConfig { dsn }),
+            (Some(dsn), None) => return Some(UplinkConfig { dsn, pull_interval_s }),
             (None, Some(file)) => folder.join(file),
             (None, None) => {
                 match credential.filter(|path| path.exists()) {
@@ -243,7 +329,9 @@ impl RawUplink {
             }
         };
         match std::fs::read_to_string(&file) {
-            Ok(text) if !text.trim().is_empty() => Some(UplinkConfig { dsn: Secret::new(text.trim()) }),
+            Ok(text) if !text.trim().is_empty() => {
+                Some(UplinkConfig { dsn: Secret::new(text.trim()), pull_interval_s })
+            }
             Ok(_) => {
                 document.fault("uplink.dsn_file", format!("{} is empty", file.display()));
                 None
@@ -266,8 +354,15 @@ impl RawStation {
             document.fault(&format!("{key_path}.recipe"), "is missing: name a recipe file");
             return None;
         };
+        if recipe == Path::new(CENTRAL_RECIPE) {
+            let recipe = StationRecipe::Central { folder: folder.to_owned() };
+            return Some(StationConfig { name: self.name, recipe, source: source? });
+        }
         match Recipe::load(&folder.join(recipe)) {
-            Ok(recipe) => Some(StationConfig { name: self.name, recipe, source: source? }),
+            Ok(recipe) => {
+                let recipe = StationRecipe::File(Box::new(recipe));
+                Some(StationConfig { name: self.name, recipe, source: source? })
+            }
             Err(error) => {
                 for fault in error.faults {
                     document.fault(&format!("{key_path}.recipe"), format!("{}: {fault}", error.path));

@@ -6,7 +6,7 @@ mod daemon;
 mod faults;
 mod recipe;
 
-pub use daemon::{ArtifactPolicy, Config, DashboardConfig, StationConfig, StorageConfig, UplinkConfig};
+pub use daemon::{ArtifactPolicy, Config, DashboardConfig, StationConfig, StationRecipe, StorageConfig, UplinkConfig};
 pub use faults::{ConfigError, Document, Fault};
 pub use recipe::{
     AnomalyStage, EdgeRule, EmptyRule, LocateStage, MatchStage, QualityStage, Recipe, Rules, StageProviders,

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * **Invariant**: only what the ledger has committed is shown; [`Feed::publish`] is called after the commit.
-//! * **Read-only but for reviews and kits**: every other route is GET and changes nothing. Files are served from below the artifacts folder
+//! * **Read-only but for reviews, kits and legal holds**: every other route is GET and changes nothing. Files are served from below the artifacts folder
 //!   only, after resolving links. The `Host` header is checked, so that a page on the internet cannot read the dashboard
 //!   by DNS rebinding; errors carry a code and a sentence, never a path or a cause.
 //! * **Thread**: one OS thread `loupe-dashboard` with a single-threaded tokio runtime; files are read on at most
@@ -19,6 +19,7 @@ mod artifacts;
 mod events;
 mod feed;
 mod guard;
+mod holds;
 mod kits;
 mod page;
 mod reviews;
@@ -36,8 +37,8 @@ use tokio::sync::watch;
 
 pub use feed::Feed;
 pub use state::{
-    DashboardState, KitCall, KitFn, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot, SnapshotFn,
-    StationInfo, UplinkState, UplinkView,
+    DashboardState, HoldFn, KitCall, KitFn, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot,
+    SnapshotFn, StationInfo, UplinkState, UplinkView,
 };
 pub use view::InspectionView;
 
@@ -207,6 +208,7 @@ fn router(shared: Shared) -> Router {
         .route("/assets/kits.js", get(page::kits_script))
         .route("/assets/kits.css", get(page::kits_style))
         .route("/api/v1/kits", get(kits::overview).post(kits::order))
+        .route("/api/v1/holds", post(holds::order))
         .route("/api/v1/confusions", get(reviews::confusions))
         .route("/api/v1/unknowns", get(reviews::unknowns))
         .route("/api/v1/status", get(api::status))

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::notify::Progress;
 use crate::observe::Metrics;
-use crate::types::{Inspection, KitOrder, ReviewOrder, Timestamp};
+use crate::types::{HoldOrder, Inspection, KitOrder, ReviewOrder, Timestamp};
 
 /// Answers with the counters of this moment. Called once a second for each client on the dashboard's only thread: it
 /// must not block, so read atomics or cached values.
@@ -59,6 +59,9 @@ pub enum KitCall {
 /// Answers kit calls; reads and writes the ledger, on a file thread.
 pub type KitFn = Arc<dyn Fn(KitCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
+/// Places and releases legal holds.
+pub type HoldFn = Arc<dyn Fn(HoldOrder) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+
 /// The fixed facts and the questions the dashboard may ask.
 #[derive(Clone)]
 pub struct DashboardState {
@@ -72,6 +75,8 @@ pub struct DashboardState {
     pub reviews: Option<ReviewFn>,
     /// Counts kits; `None`: there are none here.
     pub kits: Option<KitFn>,
+    /// Places legal holds; `None`: there are none here.
+    pub holds: Option<HoldFn>,
     pub metrics: Metrics,
     /// One a station; `/healthz` answers 503 while one of them is stalled.
     pub progress: Vec<Progress>,

@@ -56,8 +56,22 @@ fn temporary_dir(state_dir: &Path) -> PathBuf {
     artifacts_dir(state_dir).join("tmp")
 }
 
+/// Refuse folders that are links.
+pub(super) fn check_folders(state_dir: &Path) -> Result<(), LedgerError> {
+    check_not_linked(&artifacts_dir(state_dir))?;
+    check_not_linked(&temporary_dir(state_dir))
+}
+
+fn check_not_linked(dir: &Path) -> Result<(), LedgerError> {
+    match fs::symlink_metadata(dir) {
+        Ok(found) if found.is_symlink() => Err(LedgerError::Linked { path: dir.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 /// Make the folders.
 pub(super) fn prepare(state_dir: &Path) -> Result<(), LedgerError> {
+    check_folders(state_dir)?;
     create_durably(&temporary_dir(state_dir))
 }
 
@@ -118,6 +132,8 @@ impl<'a> ArtifactBatch<'a> {
         let day = day_dir(inspection.captured_at);
         let dir = artifacts_dir(self.state_dir).join(&day);
         if !self.dirs.contains(&dir) {
+            let artifacts = artifacts_dir(self.state_dir);
+            dir.ancestors().take_while(|above| above.starts_with(&artifacts)).try_for_each(check_not_linked)?;
             create_durably(&dir)?;
             self.dirs.insert(dir.clone());
         }
@@ -202,7 +218,7 @@ pub(super) fn create_durably(dir: &Path) -> Result<(), LedgerError> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
     failpoint::io("artifact.dir_sync").and_then(|()| File::open(dir)?.sync_all()).map_err(LedgerError::io("sync", dir))
 }
 
@@ -214,10 +230,11 @@ pub(super) fn remove(state_dir: &Path, artifacts: &[ArtifactRef]) {
     }
 }
 
-fn remove_file(path: &Path) {
+/// Remove a file that no row names; gone already is as good.
+pub(super) fn remove_file(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            warn!(path = %path.display(), %error, "a file of an uncommitted inspection stays behind");
+            warn!(path = %path.display(), %error, "a file that no row names stays behind");
         }
         _ => {}
     }

@@ -22,7 +22,9 @@ pub(super) struct Balance {
     /// Those of them that were inspections.
     pub lost_inspections: i64,
     pub stored_inspections: i64,
-    /// Stored units that are no inspections.
+    /// Inspections that were delivered and have expired.
+    pub expired_inspections: i64,
+    /// Stored units that are no inspections, and such units that have expired.
     pub stored_others: i64,
     /// Highest position ever given by the outbox.
     pub last_seq: i64,
@@ -47,8 +49,9 @@ impl Balance {
                 "SELECT count(*) FROM outbox_quarantine WHERE kind = 'missing' AND root_table = 'inspections'",
             )?,
             stored_inspections: number("SELECT count(*) FROM inspections")?,
+            expired_inspections: number("SELECT pruned_inspections FROM retention_totals")?,
             stored_others: number(
-                "SELECT (SELECT count(*) FROM reviews)
+                "SELECT (SELECT count(*) FROM reviews) + (SELECT pruned_reviews FROM retention_totals)
                     + (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
                     + (SELECT count(*) FROM refusal_reports)",
@@ -62,7 +65,12 @@ impl Balance {
 
     /// Units that are here: stored, or known to be lost.
     pub fn accounted(&self) -> i64 {
-        self.stored_inspections + self.stored_others + self.lost
+        self.stored_inspections + self.expired_inspections + self.stored_others + self.lost
+    }
+
+    /// Inspections ever committed.
+    pub fn inspections(&self) -> i64 {
+        self.stored_inspections + self.expired_inspections + self.lost_inspections
     }
 
     /// Units that were committed and neither delivered nor wait: nothing would ever send them.
@@ -88,15 +96,16 @@ impl Balance {
         expect(
             committed == self.accounted(),
             format!(
-                "committed {committed}, but {} inspections and {} other units are stored and {lost} known to be lost",
-                self.stored_inspections, self.stored_others
+                "committed {committed}, but {} inspections are stored, {} have expired, {} other units are accounted for \
+                 and {lost} known to be lost",
+                self.stored_inspections, self.expired_inspections, self.stored_others
             ),
         );
         expect(
             committed == last_seq - self.void_seqs,
             format!("committed {committed}, but the outbox has numbered {last_seq}: entries are missing or double"),
         );
-        let inspections = self.stored_inspections + self.lost_inspections;
+        let inspections = self.inspections();
         expect(
             inspections == numbered - self.void_codes,
             format!("{inspections} inspections were committed, but {numbered} codes were given"),
@@ -116,6 +125,5 @@ pub(super) fn gaps(connection: &Connection) -> rusqlite::Result<Vec<(i64, i64)>>
             pairs (before, after) AS (SELECT lag(seq) OVER (ORDER BY seq), seq FROM known)
         SELECT before + 1, after - 1 FROM pairs, acked WHERE before >= acked.seq AND after > before + 1 ORDER BY 1";
     let mut statement = connection.prepare(sql)?;
-    let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.take(GAPS_MAX).collect();
-    found
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.take(GAPS_MAX).collect()
 }

@@ -77,6 +77,7 @@ fn import_part(connection: &Connection, part: &Part) -> rusqlite::Result<()> {
         .query_row([&part.part_number], |row| row.get(0))
         .optional()?;
     let moved = old_group != part.confusion_group;
+    connection.prepare_cached("DELETE FROM withdrawn_parts WHERE part_number = ?1")?.execute([&part.part_number])?;
     connection
         .prepare_cached(
             "INSERT INTO parts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'bronze', 1)
@@ -186,6 +187,8 @@ pub(super) fn change_quality(
     Ok(json!({ "part_number": change.part_number, "previous_level": before, "new_level": level }))
 }
 
+/// Not withdrawn by the centre.
+const KEPT: &str = "NOT EXISTS (SELECT 1 FROM withdrawn_parts w WHERE w.part_number = p.part_number)";
 const CARD: &str = "SELECT p.part_number, p.name_en, p.name_ko, p.category_code, p.length_mm, p.width_mm, p.height_mm,
         p.weight_g, g.group_code, c.name_en, c.name_ko, p.quality_level, p.version, a.security_level, a.allowed_groups
     FROM parts p LEFT JOIN categories c ON c.code = p.category_code
@@ -222,7 +225,7 @@ impl LedgerReader {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn parts(&self) -> Result<Vec<PartCard>, LedgerError> {
-        self.list(&format!("{CARD} ORDER BY p.part_number"), params![], read_card)
+        self.list(&format!("{CARD} WHERE {KEPT} ORDER BY p.part_number"), params![], read_card)
     }
 
     /// The part called `number`.
@@ -230,7 +233,7 @@ impl LedgerReader {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn part(&self, number: &str) -> Result<Option<PartCard>, LedgerError> {
-        Ok(self.list(&format!("{CARD} WHERE p.part_number = ?1"), params![number], read_card)?.pop())
+        Ok(self.list(&format!("{CARD} WHERE p.part_number = ?1 AND {KEPT}"), params![number], read_card)?.pop())
     }
 
     /// Quality level of each part.
@@ -239,7 +242,8 @@ impl LedgerReader {
     /// When the ledger cannot be read.
     pub fn quality_levels(&self) -> Result<BTreeMap<String, QualityLevel>, LedgerError> {
         let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
-        let rows = self.list("SELECT part_number, quality_level FROM parts", params![], read)?;
+        let rows =
+            self.list(&format!("SELECT part_number, quality_level FROM parts p WHERE {KEPT}"), params![], read)?;
         Ok(rows.into_iter().filter_map(|(part, level)| Some((part, QualityLevel::parse(&level)?))).collect())
     }
 

@@ -12,15 +12,16 @@ pub enum LedgerError {
     #[error("{} is not a Loupe ledger (application id {found:#010x}); move the file away", path.display())]
     Foreign { path: PathBuf, found: i32 },
     #[error(
-        "the ledger {} is damaged: {finding}; keep a copy of the folder, then restore the last backup",
+        "the ledger {} is damaged: {finding}; keep a copy of the whole folder, save what can still be read with \
+         `loupe outbox export`, then restore the last backup",
         path.display()
     )]
     Corrupt { path: PathBuf, finding: String },
     #[error("the ledger {} could not be brought to this version: {source}", path.display())]
     Migrate { path: PathBuf, source: Box<refinery::Error> },
     #[error(
-        "the ledger {} was written by a newer loupe (schema {found}, this program knows {known}); install that version, \
-         nothing was changed",
+        "the ledger {} has schema {found} and this program knows {known}: it was written by a newer version of Loupe; \
+         install that version again, or use another state folder",
         path.display()
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
@@ -29,6 +30,20 @@ pub enum LedgerError {
         state_dir.display(), marker.display()
     )]
     HalfRestored { state_dir: PathBuf, marker: PathBuf },
+    #[error("{} {detail}", path.display())]
+    Parcel { path: PathBuf, detail: String },
+    #[error(
+        "the ledger {} has schema {found} and this program reads {known}: start `loupe run` (or any command that \
+         writes) once, which brings it up to date",
+        path.display()
+    )]
+    Older { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "{} is a symbolic link: pictures are written into real folders only, so that nobody can lead them elsewhere; \
+         mount the disk there instead",
+        path.display()
+    )]
+    Linked { path: PathBuf },
     #[error("cannot {action} {}: {source}; check the disk and the folder's owner", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the ledger {} could not be read or written: {source}; check free space and the disk", path.display())]
@@ -39,6 +54,12 @@ pub enum LedgerError {
     UnknownProvenance { what: String, sha256: String },
     #[error("the ledger could not commit the group this belongs to: {reason}; check free space and the disk")]
     GroupFailed { reason: String },
+    #[error(
+        "only {} MiB are free below {}, less than the {} MiB of `storage.free_critical_mb`: nothing is committed until \
+         there is more; free some space",
+        free_bytes >> 20, path.display(), critical_bytes >> 20
+    )]
+    DiskFull { path: PathBuf, free_bytes: u64, critical_bytes: u64 },
     #[error("the ledger's writer has stopped; nothing more can be committed")]
     Stopped,
     #[error("a row of {table} cannot be read back: {detail}")]
@@ -49,12 +70,19 @@ pub enum LedgerError {
 
 impl LedgerError {
     pub(super) fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> Self {
-        move |source| match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+        move |source| {
+            if Self::is_damage(&source) {
                 Self::Corrupt { path: path.to_owned(), finding: source.to_string() }
+            } else {
+                Self::Sqlite { path: path.to_owned(), source }
             }
-            _ => Self::Sqlite { path: path.to_owned(), source },
         }
+    }
+
+    /// Whether SQLite says that the file itself is damaged.
+    pub(super) fn is_damage(source: &rusqlite::Error) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        matches!(source.sqlite_error_code(), Some(NotADatabase | DatabaseCorrupt))
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
@@ -73,6 +101,7 @@ impl LedgerError {
                 | Self::HalfRestored { .. }
                 | Self::Migrate { .. }
                 | Self::OtherSite { .. }
+                | Self::Linked { .. }
         )
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -11,16 +12,19 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts::NewArtifact;
+use super::cache::ProvisionNote;
 use super::catalogue::QualityChange;
+use super::desired::{CentralPage, CentralTable, Intake};
 use super::reader::{Counters, LedgerReader, OutboxStatus};
+use super::retention::{Step, StepDone};
 use super::reviews::NewReview;
 use super::store::{self, Meta};
 use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
 use crate::types::{
-    Catalogue, Digest, GpuStat, Inspection, InspectionId, KitOrder, LearnedTemplate, QualityLevel, Reason, Review,
-    Timestamp,
+    Catalogue, Digest, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder, LearnedTemplate, QualityLevel, Reason,
+    Review, Timestamp,
 };
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
@@ -36,6 +40,7 @@ struct Inner {
     reader: Mutex<LedgerReader>,
     state_dir: PathBuf,
     meta: Meta,
+    free_critical_bytes: Arc<AtomicU64>,
 }
 
 /// A commit under way.
@@ -62,13 +67,21 @@ impl Ledger {
         let meta = store.meta;
         let reader = Mutex::new(LedgerReader::open(state_dir)?);
         let (requests, queue) = bounded(limits::LEDGER_QUEUE_INSPECTIONS);
-        let writer = Writer::new(store, state_dir, clock, queue);
+        let free_critical_bytes = Arc::new(AtomicU64::new(0));
+        let writer = Writer::new(store, state_dir, clock, queue, Arc::clone(&free_critical_bytes))?;
         let thread = std::thread::Builder::new()
             .name("loupe-ledger".to_owned())
             .spawn(move || writer.run())
             .map_err(LedgerError::io("start the writer of", state_dir))?;
         let state_dir = state_dir.to_owned();
-        Ok(Self(Arc::new(Inner { requests: Some(requests), thread: Some(thread), reader, state_dir, meta })))
+        Ok(Self(Arc::new(Inner {
+            requests: Some(requests),
+            thread: Some(thread),
+            reader,
+            state_dir,
+            meta,
+            free_critical_bytes,
+        })))
     }
 
     /// Store a provenance record (canonical JSON), once; durable before this returns its digest.
@@ -199,6 +212,56 @@ impl Ledger {
     /// When it could not be committed, or the order is refused in words.
     pub fn kit(&self, order: KitOrder) -> Result<Value, LedgerError> {
         self.edit(Edit::Kit(order))
+    }
+
+    /// Place or release a legal hold; answers with what came of it.
+    ///
+    /// # Errors
+    /// When it could not be committed, or the order is refused in words.
+    pub fn hold(&self, order: HoldOrder) -> Result<Value, LedgerError> {
+        self.edit(Edit::Hold(order))
+    }
+
+    /// Refuse commits while less than this is free below the state folder; 0, as at first, never does.
+    pub fn set_free_critical_bytes(&self, bytes: u64) {
+        self.0.free_critical_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Do one retention step, behind what waits to be committed.
+    pub(super) fn retain(&self, step: Step) -> Result<StepDone, LedgerError> {
+        self.ask(|reply| Request::Retain { step, reply })
+    }
+
+    /// Take in rows of the centre and move the cursor of their table, in one transaction.
+    ///
+    /// # Errors
+    /// When it could not be committed, or the page does not follow the cursor.
+    pub fn take_in(&self, page: CentralPage) -> Result<Intake, LedgerError> {
+        self.edit(Edit::Central(page)).map(|done| serde_json::from_value(done).unwrap_or_default())
+    }
+
+    /// Forget how far `table` has come down: everything is read anew.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn read_central_anew(&self, table: CentralTable) -> Result<(), LedgerError> {
+        self.edit(Edit::CentralAnew(table)).map(drop)
+    }
+
+    /// Try the rows of the centre again that were set aside.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn retry_central(&self) -> Result<Intake, LedgerError> {
+        self.edit(Edit::CentralRetry).map(|done| serde_json::from_value(done).unwrap_or_default())
+    }
+
+    /// Note what became of a recipe or a pull.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn note_provisioning(&self, note: ProvisionNote) -> Result<(), LedgerError> {
+        self.edit(Edit::Provision(note)).map(drop)
     }
 
     fn edit(&self, edit: Edit) -> Result<Value, LedgerError> {

@@ -89,12 +89,14 @@ impl LedgerReader {
     /// When the ledger cannot be read.
     pub fn counters(&self) -> Result<Counters, LedgerError> {
         let sql = "SELECT committed_total, delivered_total, dropped_samples,
-                (SELECT count(*) FROM outbox WHERE state = 'parked'), (SELECT coalesce(sum(refused), 0) FROM refusals),
-                (SELECT count(*) FROM reviews), (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
+                (SELECT count(*) FROM outbox WHERE state = 'parked'),
+                (SELECT coalesce(sum(refused), 0) FROM refusals),
+                (SELECT count(*) FROM reviews) + pruned_reviews,
+                (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),
                 (SELECT count(*) FROM refusal_reports),
                 (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate')
-             FROM outbox_state";
+             FROM outbox_state, retention_totals";
         let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 9]> {
             Ok([
                 count(row, 0)?,

@@ -98,7 +98,9 @@ fn due(connection: &Connection, current_minute: i64) -> rusqlite::Result<Vec<Due
     };
     connection
         .prepare_cached(
-            "SELECT minute, station, reason, version + 1, refused - reported FROM refusals
+            "SELECT minute, station, reason, 1 + coalesce((SELECT max(f.version) FROM refusal_reports f
+                WHERE f.minute = r.minute AND f.station = r.station AND f.reason = r.reason), 0), refused - reported
+             FROM refusals r
              WHERE refused > reported AND minute <> ?1 ORDER BY minute, station, reason LIMIT ?2",
         )?
         .query_map([current_minute, REPORTS_MAX], read)?

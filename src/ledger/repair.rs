@@ -25,48 +25,57 @@ const LINES_MAX: usize = 100;
 const ENTRIES_PER_READ: usize = 500;
 
 /// How the units of one table are found that no entry names: what the repair must know of each root.
-struct Root {
-    table: &'static str,
+pub(super) struct Root {
+    pub table: &'static str,
     /// SELECT key time, id, row count and a name for people of every unit without an entry that meets `{also}`.
-    select: &'static str,
-    /// SQL condition: its commit is later than that of the oldest entry that still waits for its first sending.
-    is_after_waiting: &'static str,
+    pub select: &'static str,
+    /// SQL condition: no delivery of it is noted, where deliveries of its table are.
+    is_not_noted: &'static str,
+    /// SQL condition: it was certainly not delivered, since its commit is later than that of the oldest entry that
+    /// still waits for its first sending, or since deliveries of its table are noted.
+    is_certain: &'static str,
 }
 
-const ROOTS: [Root; 5] = [
+pub(super) const ROOTS: [Root; 5] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM anomaly_maps c WHERE c.inspection_id = u.id)
                 + (SELECT count(*) FROM frame_qa_logs c WHERE c.inspection_id = u.id)
-                + (SELECT count(*) FROM artifacts c WHERE c.inspection_id = u.id), u.code
-            FROM inspections u WHERE {also} ORDER BY u.rowid",
-        is_after_waiting: "u.rowid > (SELECT min(i.rowid) FROM outbox o JOIN inspections i ON i.id = o.key_id
-                WHERE o.root_table = 'inspections' AND o.state = 'pending' AND o.attempts = 0)",
+                + (SELECT count(*) FROM sent_artifacts c WHERE c.inspection_id = u.id), u.code
+            FROM inspections u WHERE {also}
+            ORDER BY u.rowid",
+        is_not_noted: "u.id NOT IN (SELECT inspection_id FROM delivered_inspections)",
+        is_certain: "true",
     },
     Root {
         table: "reviews",
-        select: "SELECT u.occurred_at, u.id, 1, 'review of ' || u.reviewer FROM reviews u WHERE {also} ORDER BY u.seq",
-        is_after_waiting: "u.occurred_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        select: "SELECT u.occurred_at, u.id, 1, 'review of ' || u.reviewer FROM reviews u
+            WHERE {also} ORDER BY u.seq",
+        is_not_noted: "u.id NOT IN (SELECT review_id FROM delivered_reviews)",
+        is_certain: "true",
     },
     Root {
         table: "kit_sessions",
         select: "SELECT u.started_at, u.id, 1 + (SELECT count(*) FROM stock_ledger b WHERE b.reference_id = u.id),
                 'session of kit ' || u.kit_code FROM kit_sessions u WHERE u.ended_at IS NOT NULL AND {also}
             ORDER BY u.ended_at",
-        is_after_waiting: "u.ended_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        is_not_noted: "true",
+        is_certain: "u.ended_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
     Root {
         table: "stock_ledger",
         select: "SELECT u.recorded_at, u.id, 1, 'booking of part ' || u.part_id FROM stock_ledger u
             WHERE u.reference_type = 'manual' AND {also} ORDER BY u.seq",
-        is_after_waiting: "u.recorded_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        is_not_noted: "true",
+        is_certain: "u.recorded_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
     Root {
         table: "refusal_reports",
         select: "SELECT u.minute, u.id, 1, 'report of ' || u.refused || ' refusals' FROM refusal_reports u WHERE {also}
             ORDER BY u.minute, u.id",
-        is_after_waiting: "u.minute > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+        is_not_noted: "true",
+        is_certain: "u.minute > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
 ];
 
@@ -124,7 +133,8 @@ impl Repair {
 /// When the daemon runs, the file is damaged (restore a backup) or the disk refuses.
 pub fn repair(state_dir: &Path, clock: &Clock, dry_run: bool) -> Result<Repair, LedgerError> {
     let path = store::database_path(state_dir);
-    if !path.exists() {
+    // Opening would make a ledger, but where a restore was cut off it says so.
+    if !path.exists() && !state_dir.join(store::RESTORE_MARKER).exists() {
         return Err(LedgerError::Missing { path });
     }
     let store = store::open(state_dir, clock)?;
@@ -203,7 +213,7 @@ impl Work<'_> {
         // Taken before the first insertion, which would itself become the oldest that waits.
         let mut certain = Vec::new();
         for root in &ROOTS {
-            certain.extend(self.units_without_entry(root, root.is_after_waiting)?);
+            certain.extend(self.units_without_entry(root, root.is_certain)?);
         }
         let deficit = self.sql(Balance::read)?.deficit();
         for unit in &certain {
@@ -224,7 +234,8 @@ impl Work<'_> {
 
     fn units_without_entry(&self, root: &Root, also: &str) -> Result<Vec<Forgotten>, LedgerError> {
         let also = format!(
-            "({also}) AND u.id NOT IN (SELECT key_id FROM outbox) AND u.id NOT IN (SELECT key_id FROM outbox_quarantine)"
+            "({also}) AND {} AND u.id NOT IN (SELECT key_id FROM outbox) AND u.id NOT IN (SELECT key_id FROM outbox_quarantine)",
+            root.is_not_noted
         );
         let sql = root.select.replace("{also}", &also);
         self.sql(|db| {
@@ -280,7 +291,7 @@ impl Work<'_> {
         let committed = found.accounted();
         let delivered = (committed - found.waiting - found.quarantined).max(0);
         let void_seqs = found.last_seq - committed;
-        let void_codes = found.numbered - found.stored_inspections - found.lost_inspections;
+        let void_codes = found.numbered - found.inspections();
         for (what, before, after) in [
             ("committed", before.committed, committed),
             ("delivered", before.delivered, delivered),

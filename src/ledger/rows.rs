@@ -6,7 +6,7 @@
 use rusqlite::{CachedStatement, Connection, params};
 use uuid::Uuid;
 
-use super::{LedgerError, kits, reviews};
+use super::{LedgerError, kits, retention, reviews};
 use crate::failpoint;
 use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
 
@@ -335,10 +335,17 @@ pub(super) fn insert_gpu_stats(
     Ok(())
 }
 
-/// Take delivered units out of the outbox and move the totals. Units already gone are not counted twice.
-pub(super) fn acknowledge(connection: &Connection, seqs: &[i64], batch: Digest) -> rusqlite::Result<usize> {
+/// Take delivered units out of the outbox, note when they were delivered and move the totals. Units already gone are
+/// not counted twice.
+pub(super) fn acknowledge(
+    connection: &Connection,
+    seqs: &[i64],
+    batch: Digest,
+    now: Timestamp,
+) -> rusqlite::Result<usize> {
     let mut delivered = 0;
     for seq in seqs {
+        retention::note_delivery(connection, *seq, now)?;
         delivered += cached(connection, "DELETE FROM outbox WHERE seq = ?1")?.execute([seq])?;
         failpoint::hit("ledger.acknowledge.half");
     }

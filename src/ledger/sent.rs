@@ -319,7 +319,7 @@ const STOCK_LEDGER: SentTable = SentTable {
 
 const ARTIFACTS: SentTable = SentTable {
     name: "artifacts",
-    local_name: "artifacts",
+    local_name: "sent_artifacts",
     key: &["captured_at", "id"],
     columns: &[
         ("captured_at", Kind::Time),

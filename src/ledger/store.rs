@@ -3,6 +3,7 @@
 //! Invariants: one process owns a state folder (`flock` on `ledger.lock`, held by the writer); the writer's connection
 //! is the only one that writes; `synchronous=FULL`, so a COMMIT that returned is on disk.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::artifacts;
+use super::log_check;
 use crate::clock::{Clock, Stopwatch};
 use crate::failpoint;
 
@@ -28,6 +30,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Holds what a restore has unpacked; while it is there, the folder is no ledger.
 pub const RESTORE_MARKER: &str = "restore.partial";
+
+/// Prepared statements that a connection keeps: a commit uses about 15, retention and reviews as many again.
+const STATEMENTS_CACHED: usize = 128;
 
 /// Path of the ledger's file in a state folder.
 #[must_use]
@@ -59,6 +64,11 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
     refuse_half_restored(state_dir)?;
     let path = database_path(state_dir);
     let on_sqlite = LedgerError::sqlite(&path);
+    // Before SQLite opens it: that would drop what it cannot read.
+    let log = path.with_extension("db-wal");
+    if let Some(finding) = log_check::find_damage(&log).map_err(LedgerError::io("read", &log))? {
+        return Err(LedgerError::Corrupt { path: path.clone(), finding });
+    }
     let mut connection = Connection::open(&path).map_err(&on_sqlite)?;
     failpoint::hit("ledger.open.created");
     if is_empty(&connection, &path)? {
@@ -74,8 +84,12 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
              PRAGMA journal_size_limit = 67108864;",
         )
         .map_err(&on_sqlite)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    refuse_newer(&connection, &path)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    let found = found_version(&connection).map_err(&on_sqlite)?;
+    let known = i64::from(schema_version());
+    if found > known {
+        return Err(LedgerError::Newer { path: path.clone(), found, known });
+    }
     migrate(&mut connection, &path)?;
     let (meta, was_clean) = begin_run(&connection, clock).map_err(&on_sqlite)?;
     failpoint::hit("ledger.run.begun");
@@ -97,10 +111,24 @@ pub(super) fn open_for_reading(state_dir: &Path) -> Result<Connection, LedgerErr
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&path, flags).map_err(&on_sqlite)?;
     check_application_id(&connection, &path)?;
-    refuse_newer(&connection, &path)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&on_sqlite)?;
-    connection.set_prepared_statement_cache_capacity(32);
-    Ok(connection)
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    let (found, known) = (found_version(&connection).map_err(&on_sqlite)?, i64::from(schema_version()));
+    match found.cmp(&known) {
+        Ordering::Greater => Err(LedgerError::Newer { path: path.clone(), found, known }),
+        Ordering::Less => Err(LedgerError::Older { path: path.clone(), found, known }),
+        Ordering::Equal => Ok(connection),
+    }
+}
+
+/// The schema that the file has; 0 before the first migration.
+fn found_version(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'schema_migrations'";
+    let is_there: bool = connection.query_row(sql, [], |row| row.get(0))?;
+    if !is_there {
+        return Ok(0);
+    }
+    connection.query_row("SELECT coalesce(max(version), 0) FROM schema_migrations", [], |row| row.get(0))
 }
 
 fn refuse_half_restored(state_dir: &Path) -> Result<(), LedgerError> {
@@ -111,29 +139,18 @@ fn refuse_half_restored(state_dir: &Path) -> Result<(), LedgerError> {
     Ok(())
 }
 
-/// A ledger that a newer program migrated may hold what this one would misread.
-fn refuse_newer(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
-    let known = i64::from(schema_version());
-    // A ledger cut off before its first migration has no such table.
-    let has_history: bool = connection
-        .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'schema_migrations'", [], |row| row.get(0))
-        .map_err(LedgerError::sqlite(path))?;
-    if !has_history {
-        return Ok(());
-    }
-    let found: i64 = connection
-        .query_row("SELECT coalesce(max(version), 0) FROM schema_migrations", [], |row| row.get(0))
-        .map_err(LedgerError::sqlite(path))?;
-    if found > known {
-        return Err(LedgerError::Newer { path: path.to_owned(), found, known });
-    }
-    Ok(())
-}
-
 /// Version of the schema that this program writes.
 #[must_use]
 pub fn schema_version() -> i32 {
     embedded::migrations::runner().get_migrations().iter().map(|migration| migration.version()).max().unwrap_or(0)
+}
+
+/// Own the state folder as a running daemon does, without opening a ledger, until the file is dropped.
+///
+/// # Errors
+/// When another process has it.
+pub fn hold_folder(state_dir: &Path) -> Result<File, LedgerError> {
+    lock(state_dir)
 }
 
 fn lock(state_dir: &Path) -> Result<File, LedgerError> {
@@ -183,14 +200,27 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     let mut runner = embedded::migrations::runner().set_grouped(true);
     runner.set_migration_table_name("schema_migrations");
     failpoint::hit("ledger.migrate.before");
-    let report = runner
-        .run(connection)
-        .map_err(|source| LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) })?;
+    let report = runner.run(connection).map_err(|source| match sqlite_cause(&source) {
+        Some(finding) => LedgerError::Corrupt { path: path.to_owned(), finding },
+        None => LedgerError::Migrate { path: path.to_owned(), source: Box::new(source) },
+    })?;
     for migration in report.applied_migrations() {
         info!(path = %path.display(), migration = %migration, "ledger migrated");
     }
     failpoint::hit("ledger.migrate.after");
     Ok(())
+}
+
+/// What SQLite says where the file itself is damaged.
+fn sqlite_cause(error: &refinery::Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(source) = inner.downcast_ref::<rusqlite::Error>() {
+            return LedgerError::is_damage(source).then(|| source.to_string());
+        }
+        cause = inner.source();
+    }
+    None
 }
 
 /// Mark the ledger as in use; says whether the last run ended well.

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::Connection;
@@ -16,14 +18,17 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::artifacts::{self, ArtifactBatch, NewArtifact};
+use super::cache::{self, ProvisionNote};
 use super::catalogue::{self, QualityChange};
-use super::kits;
+use super::checkpoint::Checkpointer;
+use super::desired::{self, CentralPage, CentralTable};
+use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
-use super::{LedgerError, refusals, rows, store};
+use super::{LedgerError, disk, holds, kits, refusals, rows, store};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::limits;
-use crate::types::{Catalogue, Digest, GpuStat, Inspection, KitOrder, Review, Timestamp};
+use crate::types::{Catalogue, Digest, GpuStat, HoldOrder, Inspection, KitOrder, Review, Timestamp};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
@@ -34,14 +39,27 @@ pub(super) enum Edit {
     Catalogue(Catalogue),
     Quality(QualityChange),
     Kit(KitOrder),
+    Hold(HoldOrder),
+    Central(CentralPage),
+    CentralAnew(CentralTable),
+    CentralRetry,
+    Provision(ProvisionNote),
 }
 
 impl Edit {
     fn apply(&self, connection: &Connection, now: Timestamp) -> rusqlite::Result<Value> {
         match self {
-            Edit::Catalogue(batch) => catalogue::import(connection, batch).map(|()| Value::Null),
+            Edit::Catalogue(batch) => {
+                desired::refuse_conflicts(connection, batch)?;
+                catalogue::import(connection, batch).map(|()| Value::Null)
+            }
+            Edit::Central(page) => desired::take_in(connection, page, now),
+            Edit::CentralAnew(table) => desired::start_over(connection, *table),
+            Edit::CentralRetry => desired::retry(connection, now),
+            Edit::Provision(note) => cache::note(connection, note, now),
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
+            Edit::Hold(order) => holds::apply(connection, order, now),
         }
     }
 }
@@ -61,6 +79,7 @@ pub(super) enum Request {
     Review { review: Box<NewReview>, reply: Reply<Review> },
     Edit { edit: Box<Edit>, reply: Reply<Value> },
     BindSite { site_id: Uuid, reply: Reply<Uuid> },
+    Retain { step: Step, reply: Reply<StepDone> },
     Close { reply: Reply<()> },
 }
 
@@ -86,28 +105,43 @@ pub(super) struct Writer {
     requests: Receiver<Request>,
     /// Refusals not yet on disk; bounded by stations × reasons.
     refused: BTreeMap<(String, &'static str), u64>,
+    /// Less free space than this, and commits are refused.
+    free_critical_bytes: Arc<AtomicU64>,
+    checkpointer: Checkpointer,
 }
 
 impl Writer {
-    pub fn new(store: store::Store, state_dir: &Path, clock: Clock, requests: Receiver<Request>) -> Self {
-        Self {
+    pub fn new(
+        store: store::Store,
+        state_dir: &Path,
+        clock: Clock,
+        requests: Receiver<Request>,
+        free_critical_bytes: Arc<AtomicU64>,
+    ) -> Result<Self, LedgerError> {
+        let path = store::database_path(state_dir);
+        let checkpointer = Checkpointer::start(&path)?;
+        Ok(Self {
             connection: store.connection,
             _lock: store.lock,
             state_dir: state_dir.to_owned(),
-            path: store::database_path(state_dir),
+            path,
             clock,
             requests,
             refused: BTreeMap::new(),
-        }
+            free_critical_bytes,
+            checkpointer,
+        })
     }
 
     /// Serve until asked to close or until every handle is gone; everything queued before that is committed.
     pub fn run(mut self) {
+        Checkpointer::watch(&self.connection);
         let mut closing = None;
         while closing.is_none() {
             let Ok(first) = self.requests.recv() else { break };
             let mut group = Vec::with_capacity(limits::LEDGER_QUEUE_INSPECTIONS);
             let mut next = Some(first);
+            let mut steps = Vec::new();
             while let Some(request) = next {
                 match request {
                     Request::Close { reply } => {
@@ -117,13 +151,19 @@ impl Writer {
                     Request::Refused { station, reason, count } => {
                         *self.refused.entry((station, reason)).or_default() += count;
                     }
+                    Request::Retain { step, reply } => steps.push((step, reply)),
                     other => group.push(other),
                 }
                 let is_full = group.len() >= limits::LEDGER_QUEUE_INSPECTIONS;
                 next = if is_full { None } else { self.requests.try_recv().ok() };
             }
             self.commit_group(group);
+            for (step, reply) in steps {
+                answer(&reply, self.retain(&step));
+            }
+            self.checkpointer.after_commit(&self.connection);
         }
+        self.checkpointer.stop();
         let ended = store::end_run(&self.connection).map_err(LedgerError::sqlite(&self.path));
         if let Err(error) = &ended {
             error!(path = %self.path.display(), %error, "the ledger could not be closed cleanly");
@@ -140,6 +180,7 @@ impl Writer {
             return;
         }
         let now = self.clock.now();
+        let group = self.refuse_on_full_disk(group);
         let (group, placed) = self.place_artifacts(group);
         let mut done = Vec::with_capacity(group.len());
         let outcome = self.write_group(group, now, &mut done);
@@ -164,6 +205,44 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// One retention step, a transaction of its own: what waited to be committed is on disk already.
+    fn retain(&self, step: &Step) -> Result<StepDone, LedgerError> {
+        let work = || {
+            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+            let done = retention::apply(&self.connection, step, self.clock.now())?;
+            self.connection.execute_batch("COMMIT")?;
+            Ok(done)
+        };
+        work().map_err(|source| {
+            self.roll_back();
+            LedgerError::Sqlite { path: self.path.clone(), source }
+        })
+    }
+
+    /// Below the critical mark inspections are refused, so that their stations hold. All else goes on: deliveries and
+    /// retention free space, and the mark leaves room for them.
+    fn refuse_on_full_disk(&self, group: Vec<Request>) -> Vec<Request> {
+        let critical_bytes = self.free_critical_bytes.load(Ordering::Relaxed);
+        if critical_bytes == 0 {
+            return group;
+        }
+        // A disk that does not answer will say so at the commit.
+        let free_bytes = disk::free_bytes(&self.state_dir).unwrap_or(u64::MAX);
+        if free_bytes >= critical_bytes {
+            return group;
+        }
+        let mut ready = Vec::new();
+        for request in group {
+            if let Request::Commit { reply, .. } = request {
+                let path = self.state_dir.clone();
+                answer(&reply, Err(LedgerError::DiskFull { path, free_bytes, critical_bytes }));
+            } else {
+                ready.push(request);
+            }
+        }
+        ready
     }
 
     /// Write the files of the group's inspections; those that fail are answered and leave the group.
@@ -202,8 +281,7 @@ impl Writer {
     /// BEGIN, every request, COMMIT. What needs an answer after COMMIT is put into `done`, also when this fails.
     fn write_group(&mut self, group: Vec<Request>, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
         failpoint::hit("ledger.begin.before");
-        let mut failed =
-            self.connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| disk("ledger.begin.after")).err();
+        let mut failed = self.run_sql("BEGIN IMMEDIATE").and_then(|()| disk("ledger.begin.after")).err();
         for request in group {
             match (&failed, request) {
                 (None, request) => failed = self.write(request, now, done).err(),
@@ -217,7 +295,7 @@ impl Writer {
             refusals::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
         disk("ledger.commit.before")?;
-        self.connection.execute_batch("COMMIT")
+        self.run_sql("COMMIT")
     }
 
     /// One request within the open transaction. An error here is the disk's, and ends the group.
@@ -241,7 +319,7 @@ impl Writer {
             }
             Request::Acknowledge { seqs, batch, reply } => {
                 let written = self.in_savepoint(|| {
-                    after(rows::acknowledge(connection, &seqs, batch), "ledger.acknowledge.savepoint")
+                    after(rows::acknowledge(connection, &seqs, batch, now), "ledger.acknowledge.savepoint")
                 });
                 self.finish(written, reply, done, Done::Count)?;
             }
@@ -276,7 +354,7 @@ impl Writer {
                 let written = self.in_savepoint(|| after(edit.apply(connection, now), "ledger.edit.savepoint"));
                 self.finish(written, reply, done, Done::Value)?;
             }
-            Request::Refused { .. } | Request::Close { .. } => {}
+            Request::Refused { .. } | Request::Retain { .. } | Request::Close { .. } => {}
         }
         Ok(())
     }
@@ -324,15 +402,20 @@ impl Writer {
     }
 
     fn in_savepoint<T>(&self, work: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        self.connection.execute_batch("SAVEPOINT one")?;
+        self.run_sql("SAVEPOINT one")?;
         let outcome = work();
         if outcome.is_err() && !self.connection.is_autocommit() {
-            self.connection.execute_batch("ROLLBACK TO one")?;
+            self.run_sql("ROLLBACK TO one")?;
         }
         if !self.connection.is_autocommit() {
-            self.connection.execute_batch("RELEASE one")?;
+            self.run_sql("RELEASE one")?;
         }
         outcome
+    }
+
+    /// A statement of every commit, parsed once.
+    fn run_sql(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(drop)
     }
 
     /// SQLite rolls back by itself on some errors; this makes sure that no transaction stays open.
@@ -360,7 +443,7 @@ fn after<T>(written: rusqlite::Result<T>, name: &'static str) -> rusqlite::Resul
 }
 
 /// Whether the disk failed, not the row.
-fn is_disk_error(error: &rusqlite::Error) -> bool {
+pub(super) fn is_disk_error(error: &rusqlite::Error) -> bool {
     match error.sqlite_error_code() {
         Some(code) => code != rusqlite::ErrorCode::ConstraintViolation && code != rusqlite::ErrorCode::TooBig,
         None => false,
@@ -421,6 +504,7 @@ impl Request {
             Request::Review { reply, .. } => answer(&reply, Err(error)),
             Request::Edit { reply, .. } => answer(&reply, Err(error)),
             Request::BindSite { reply, .. } => answer(&reply, Err(error)),
+            Request::Retain { reply, .. } => answer(&reply, Err(error)),
             Request::Refused { .. } => {}
         }
     }

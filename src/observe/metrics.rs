@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::types::{GpuStat, Timings, Verdict};
+use crate::types::{DiskLevel, GpuStat, Timings, Verdict};
 
 /// What `GET /metrics` answers with.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -113,6 +113,8 @@ struct Inner {
     fallback: Family<ModelLabel, Gauge>,
     uplink_up: Gauge,
     uplink_lag: FloatGauge,
+    disk_free: Gauge,
+    disk_level: Gauge,
     gpu: GpuFamilies,
 }
 
@@ -152,6 +154,8 @@ impl Metrics {
             fallback: Family::default(),
             uplink_up: Gauge::default(),
             uplink_lag: FloatGauge::default(),
+            disk_free: Gauge::default(),
+            disk_level: Gauge::default(),
             gpu: GpuFamilies::default(),
         };
         inner.register_pipeline();
@@ -227,6 +231,16 @@ impl Metrics {
     pub fn set_uplink(&self, uplink: UplinkGauges) {
         self.0.uplink_up.set(i64::from(uplink.is_connected));
         self.0.uplink_lag.set(uplink.lag_s);
+    }
+
+    /// How the disk under the state folder stands.
+    pub fn set_disk(&self, free_bytes: u64, level: DiskLevel) {
+        self.0.disk_free.set(i64::try_from(free_bytes).unwrap_or(i64::MAX));
+        self.0.disk_level.set(match level {
+            DiskLevel::Enough => 0,
+            DiskLevel::Low => 1,
+            DiskLevel::Critical => 2,
+        });
     }
 
     /// The latest sample of each GPU; unknown values leave their series out.
@@ -308,6 +322,12 @@ impl Inner {
 
     fn register_machine(&mut self) {
         let r = &mut self.registry;
+        r.register_with_unit("disk_free", "Free space below the state folder", Unit::Bytes, self.disk_free.clone());
+        r.register(
+            "disk_level",
+            "0 enough; 1 low: pictures are shed; 2 critical: nothing is committed, stations hold",
+            self.disk_level.clone(),
+        );
         r.register("gpu_utilization_ratio", "Share of time a kernel ran, 0 to 1", self.gpu.utilization.clone());
         r.register_with_unit("gpu_memory_used", "GPU memory in use", Unit::Bytes, self.gpu.memory.clone());
         r.register_with_unit("gpu_temperature", "GPU temperature", Unit::Celsius, self.gpu.temperature.clone());

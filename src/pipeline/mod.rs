@@ -15,6 +15,7 @@
 mod artifacts;
 mod engines;
 mod history;
+mod housekeeping;
 mod provenance;
 mod publish;
 mod review;
@@ -31,6 +32,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
 pub use engines::{EngineError, Engines};
+pub use housekeeping::Housekeeping;
 pub use provenance::{Provenance, Provenances, software_sha256};
 pub use publish::Outcome;
 pub use review::{ReviewError, Reviewer};

@@ -15,6 +15,7 @@ mod provider;
 mod quality;
 mod reason;
 mod review;
+mod storage;
 mod time;
 mod verdict;
 
@@ -34,5 +35,6 @@ pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;
 pub use review::{Confusion, Review, ReviewAction, ReviewOrder, ReviewStatus, UnknownPart};
+pub use storage::{DiskLevel, HoldOrder, HoldScope, LegalHold, StoragePolicy};
 pub use time::Timestamp;
 pub use verdict::Verdict;

@@ -21,7 +21,7 @@ use super::packer::{Load, Packer};
 use super::pipeline::transact;
 use super::{Secret, UplinkError};
 use crate::failpoint;
-use crate::ledger::{Ledger, LedgerError, PackedUnit, Span};
+use crate::ledger::{Ledger, LedgerError, LedgerReader, PackedUnit, Span};
 use crate::limits;
 
 /// What a run of the courier moved.
@@ -39,6 +39,8 @@ pub struct Delivery {
 #[derive(Debug)]
 pub struct Courier {
     ledger: Ledger,
+    /// For the downlink; what is sent is read by the packer.
+    reader: LedgerReader,
     central: Central,
     site_id: Uuid,
     units_max: usize,
@@ -78,7 +80,13 @@ impl Courier {
         let packer = Some(Packer::open(&ledger)?);
         let batch_time_max = limits::UPLINK_BATCH_TIME_MAX;
         let units_max = limits::UPLINK_UNITS_MAX;
-        Ok(Self { ledger, central, site_id, units_max, batch_time_max, packer, spare: Vec::new() })
+        let reader = LedgerReader::open(ledger.state_dir())?;
+        Ok(Self { ledger, reader, central, site_id, units_max, batch_time_max, packer, spare: Vec::new() })
+    }
+
+    /// What the downlink shares: the connection between two deliveries, the reader, and the site.
+    pub(super) fn for_downlink(&mut self) -> (&mut Central, &LedgerReader, Uuid) {
+        (&mut self.central, &self.reader, self.site_id)
     }
 
     /// Send at most `units_max` units in one transaction, for slow links.
@@ -276,7 +284,7 @@ fn lost(error: JoinError) -> UplinkError {
 }
 
 /// The site this login may write: `asked`, or the one it is bound to.
-async fn granted_site(central: &mut Central, asked: Option<Uuid>) -> Result<Option<Uuid>, UplinkError> {
+pub(super) async fn granted_site(central: &mut Central, asked: Option<Uuid>) -> Result<Option<Uuid>, UplinkError> {
     let on_statement = UplinkError::statement(&central.server);
     let asked = asked.map(|id| id.to_string()).unwrap_or_default();
     let transaction = central.client.transaction().await.map_err(&on_statement)?;

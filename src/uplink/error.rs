@@ -32,8 +32,22 @@ pub enum UplinkError {
     Roots { server: String, detail: String },
     #[error("{server} has no Loupe schema of version {needed} (it has {found}); run `loupe db migrate --dsn …` there")]
     NotMigrated { server: String, found: i32, needed: i32 },
-    #[error("the schema at {server} could not be migrated: {}", chain(.source))]
-    Migrate { server: String, source: Box<refinery::Error> },
+    #[error("migration {migration} fails at {server}, and nothing was changed: {}", chain(.source))]
+    Migrate { server: String, migration: String, source: tokio_postgres::Error },
+    #[error(
+        "migration {migration} at {server} is not the one that this program carries: it was edited, or another program \
+         made that schema; use the program that did, or restore the database"
+    )]
+    MigrationChanged { server: String, migration: String },
+    #[error("{server} has a newer schema ({found}) than this program knows ({needed}); install a newer loupe here")]
+    SchemaNewer { server: String, found: i32, needed: i32 },
+    #[error(
+        "the login at {server} does not read every site: use one that is a member of loupe_job (for audit verify: \
+         loupe_ops), and leave loupe.site_id unset"
+    )]
+    NotJob { server: String },
+    #[error("{server}: {detail}")]
+    Refused { server: String, detail: String },
     #[error("{server} refuses a statement: {}", chain(.source))]
     Statement { server: String, source: tokio_postgres::Error },
     #[error("{server} did not answer within {seconds} s")]
@@ -46,6 +60,8 @@ pub enum UplinkError {
     WrongSite { server: String, asked: Uuid },
     #[error("cannot provision: {detail}")]
     Provision { detail: String },
+    #[error("nothing was published: {detail}")]
+    Publish { detail: String },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -76,6 +92,9 @@ impl UplinkError {
             | Self::Roots { .. }
             | Self::Tls { .. }
             | Self::NotMigrated { .. }
+            | Self::MigrationChanged { .. }
+            | Self::SchemaNewer { .. }
+            | Self::NotJob { .. }
             | Self::NoSite { .. }
             | Self::WrongSite { .. } => true,
             Self::Connect { source, .. } => source.code().is_some_and(|code| {

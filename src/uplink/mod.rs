@@ -5,13 +5,23 @@
 //! is not sent stays in the ledger; nothing is held in memory but three batches: one at the server, one being packed, one
 //! being acknowledged. After a time-out batches are halved. This is the only room that names PostgreSQL.
 
+mod audit;
 mod batch;
 mod central;
+mod compare;
 mod courier;
+mod downlink;
 mod dsn;
 mod error;
+mod holds;
+mod migrations;
 mod packer;
 mod pipeline;
+mod provision;
+mod publish;
+mod push;
+mod retention;
+mod rollup;
 mod secret;
 mod tls;
 
@@ -23,9 +33,19 @@ use serde::Serialize;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-pub use central::{Central, MigrationReport, MigrationState, ProvisionedSite, SchemaStatus};
+pub use audit::{AuditBreak, AuditReport, BreakKind, ChainEnd, ChainReport, FactFault, FactReport};
+pub use central::Central;
+pub use compare::{Comparison, compare};
 pub use courier::{Courier, Delivery};
+pub use downlink::{Downlink, DownlinkConfig, Prove, Pulled};
 pub use error::UplinkError;
+pub use holds::LegalHold;
+pub use migrations::{MigrationReport, MigrationState, SchemaStatus};
+pub use provision::{ProvisionedSite, RevokedSite};
+pub use publish::{NewRecipe, PUBLISHED_KINDS, Published};
+pub use push::{Pushed, push};
+pub use retention::{RetentionReport, RetentionStep, StepKind};
+pub use rollup::{RefreshedView, RolledUp, RollupReport};
 pub use secret::Secret;
 
 use crate::clock::Clock;
@@ -81,10 +101,26 @@ impl Uplink {
     /// # Errors
     /// When the thread cannot be started.
     pub fn spawn(ledger: Ledger, config: UplinkConfig, clock: Clock, shutdown: Shutdown) -> std::io::Result<Self> {
+        Self::spawn_with_downlink(ledger, config, None, clock, shutdown)
+    }
+
+    /// As [`Uplink::spawn`]; after the deliveries it also fetches what the centre wants of this device.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn spawn_with_downlink(
+        ledger: Ledger,
+        config: UplinkConfig,
+        downlink: Option<DownlinkConfig>,
+        clock: Clock,
+        shutdown: Shutdown,
+    ) -> std::io::Result<Self> {
+        let downlink = downlink.map(Downlink::new);
         let state = Arc::new(Mutex::new(UplinkState::Connecting));
         let runtime = runtime()?;
         let units_max = limits::UPLINK_UNITS_MAX;
-        let worker = Worker { ledger, config, clock, shutdown, state: Arc::clone(&state), courier: None, units_max };
+        let state_cell = Arc::clone(&state);
+        let worker = Worker { ledger, config, clock, shutdown, state: state_cell, courier: None, units_max, downlink };
         let thread = std::thread::Builder::new()
             .name("loupe-uplink".to_owned())
             .spawn(move || runtime.block_on(worker.run()))?;
@@ -112,6 +148,21 @@ pub fn drain(ledger: Ledger, config: &UplinkConfig, progress: impl FnMut(&Delive
     block_on(async {
         let mut courier = Courier::connect(ledger, &config.dsn, config.site_id).await?;
         courier.deliver_all(progress).await
+    })
+}
+
+/// Connect, take in everything that the centre wants of this device, and return: what `loupe provisioning pull` does.
+/// Stations take up their recipes when the daemon starts.
+///
+/// # Errors
+/// When the server refuses, or the ledger fails.
+pub fn pull(ledger: Ledger, config: &UplinkConfig) -> Result<Pulled, UplinkError> {
+    block_on(async {
+        let mut courier = Courier::connect(ledger.clone(), &config.dsn, config.site_id).await?;
+        let (central, reader, site_id) = courier.for_downlink();
+        let pulled = downlink::pull(central, &ledger, reader, site_id).await?;
+        ledger.note_provisioning(crate::ledger::ProvisionNote::Pulled { error: None })?;
+        Ok(pulled)
     })
 }
 
@@ -149,6 +200,7 @@ struct Worker {
     courier: Option<Courier>,
     /// Units of a batch: halved after a time-out, doubled after a success.
     units_max: usize,
+    downlink: Option<Downlink>,
 }
 
 impl Worker {
@@ -205,6 +257,10 @@ impl Worker {
         if delivery.delivered > 0 {
             info!(delivered = delivery.delivered, parked = delivery.parked, "delivered");
             set(&self.state, UplinkState::Connected { last_delivered_at: Some(self.clock.now()) });
+        }
+        if let Some(downlink) = &mut self.downlink {
+            let (central, reader, site_id) = courier.for_downlink();
+            downlink.look(central, &self.ledger, reader, site_id).await?;
         }
         Ok(())
     }

@@ -179,6 +179,7 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
         lookup: None,
         reviews: None,
         kits: None,
+        holds: None,
         metrics,
         progress: vec![progress.clone()],
         clock: Clock::system(),

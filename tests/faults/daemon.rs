@@ -30,11 +30,12 @@ fn write_config(folder: &Path, subject: &Subject<'_>) {
     fs::write(
         folder.join("loupe.toml"),
         format!(
-            "[site]\ncode = \"{}\"\n[storage]\nstate_dir = \"{}\"\n[uplink]\ndsn_file = \"dsn\"\n\
+            "[site]\ncode = \"{}\"\nid = \"{}\"\n[storage]\nstate_dir = \"{}\"\n[uplink]\ndsn_file = \"dsn\"\n\
              [dashboard]\nlisten = \"127.0.0.1:0\"\n\
              [[stations]]\nname = \"plates\"\nrecipe = \"plate.toml\"\n\
              source = {{ kind = \"folder\", path = \"{}\", loop = true }}\n",
             subject.state.file_name().unwrap().to_string_lossy(),
+            subject.site.site_id,
             subject.state.display(),
             images.display()
         ),
@@ -109,6 +110,7 @@ fn the_daemon_killed_at_start_at_work_and_at_stop_loses_nothing_it_showed() {
     let Some(server) = Postgres::start() else { return };
     migrate(&server);
     let (seed, rounds) = (seed(), scaled(1, 8));
+    println!("seed {seed}, {rounds} rounds");
     let mut rng = fastrand::Rng::with_seed(seed);
     let dir = tempfile::tempdir().unwrap();
     let mut subject = Subject::new(&server, dir.path(), "daemon");

@@ -164,17 +164,23 @@ impl Postgres {
     }
 
     fn run_with(&self, program: &str, args: &[&str], environment: &[(&str, &Path)]) {
+        let status = self.command(program, args).envs(environment.iter().copied()).status().unwrap();
+        assert!(status.success(), "{program} {args:?}: {status}");
+    }
+
+    /// A program of PostgreSQL, ready to be run as a user it accepts.
+    fn command(&self, program: &str, args: &[&str]) -> Command {
         let program = self.bin.join(program);
         let mut command = as_postgres(&program);
-        command.args(args).envs(environment.iter().copied()).current_dir("/");
-        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{} {args:?}: {status}", program.display());
+        command.args(args).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        command
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.stop();
+        // It may be down already, and a panic here would hide the one that matters.
+        drop(self.command("pg_ctl", &["-D", &self.data(), "-w", "-m", "immediate", "stop"]).status());
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 //! A TCP proxy before a server, which can fail as networks do.
 
 use std::io::{Read as _, Write as _};
