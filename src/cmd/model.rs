@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Failure, model_bench};
 use crate::anomaly::Bank;
 use crate::capture;
-use crate::config::{Config, LocateStage, Recipe};
+use crate::config::{Config, LocateStage, Recipe, StationRecipe};
 use crate::inference::{
     GOLDEN_FOLDER, Golden, GoldenReport, InferenceError, ModelManifest, OPEN_SIDE_PX, ProbeReport, ProviderChoice,
     ProviderPlan, Runtime, probe,
@@ -212,7 +212,7 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let plan = ProviderPlan { providers: choices.collect(), ..ProviderPlan::default() };
     let uses: Vec<Use> = if let Some(path) = &args.config {
         let config = Config::load(path).map_err(|error| Failure::config(error.into()))?;
-        uses_of(config.stations.iter().map(|station| &station.recipe))
+        uses_of(recipes_in_files(&config))
     } else if args.models.is_empty() {
         model_folders(&args.folder)?.into_iter().map(|folder| (folder, plan.clone())).collect()
     } else {
@@ -283,6 +283,14 @@ fn replay(runtime: &Arc<Runtime>, folder: &Path, plan: &ProviderPlan) -> anyhow:
     let manifest = ModelManifest::load(folder)?;
     let Some(golden) = Golden::load(&manifest)? else { return Ok(None) };
     Ok(Some(golden.verify(runtime, &manifest, plan, decode)?))
+}
+
+/// Recipes that the configuration names as files; what the centre sends is not known before the ledger is open.
+pub fn recipes_in_files(config: &Config) -> impl Iterator<Item = &Recipe> {
+    config.stations.iter().filter_map(|station| match &station.recipe {
+        StationRecipe::File(recipe) => Some(recipe.as_ref()),
+        StationRecipe::Central { .. } => None,
+    })
 }
 
 /// Every model that these recipes use, each once a plan.

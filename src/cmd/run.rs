@@ -72,7 +72,7 @@ pub fn serve(
     super::signals::stop_on_signal(&shutdown)?;
     let clock = Clock::system();
     let runtime = Runtime::load(config.onnxruntime.as_deref())?;
-    super::model::verify_recipes(&runtime, config.stations.iter().map(|station| &station.recipe))?;
+    super::model::verify_recipes(&runtime, super::model::recipes_in_files(&config))?;
     let state_dir = config.storage.state_dir.clone();
     let ledger = Ledger::open(&state_dir, clock.clone())
         .with_context(|| format!("state folder {} (storage.state_dir)", state_dir.display()))?;
