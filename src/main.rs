@@ -35,6 +35,10 @@ enum Command {
     Bank(cmd::bank::Args),
     /// Build, evaluate and verify part indexes.
     Index(cmd::index::Args),
+    /// See what a detector finds, and measure it against annotations.
+    Detect(cmd::detect::Args),
+    /// Look at a model file, prove that it runs here as it was recorded, and measure it.
+    Model(cmd::model::Args),
     /// Say of an inspected item what it really is, and see what was said.
     Review(cmd::review::Args),
     /// Import and show the catalogue of parts, colours and look-alikes.
@@ -90,6 +94,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Bank(args) => cmd::bank::run(args),
         Command::Index(args) => cmd::index::run(args),
+        Command::Detect(args) => cmd::detect::run(args),
+        Command::Model(args) => cmd::model::run(args),
         Command::Review(args) => cmd::review::run(args),
         Command::Catalog(args) => cmd::catalog::run(args),
         Command::Kit(args) => cmd::kit::run(args),

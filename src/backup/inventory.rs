@@ -166,7 +166,7 @@ impl Files {
         if let Some(reference) = &recipe.quality.reference {
             self.add(reference)?;
         }
-        if let LocateStage::Yolox { model, .. } = &recipe.locate {
+        if let LocateStage::Detector { model, .. } = &recipe.locate {
             self.add(model)?;
         }
         if let Some(stage) = &recipe.matching {

@@ -337,6 +337,46 @@ mod tests {
     }
 
     #[test]
+    fn four_inks_become_bgr_and_an_exif_turn_is_left_alone() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/images");
+        let cmyk = read_image(&folder.join("cmyk.jpg")).unwrap();
+        let &[blue, green, red] = &cmyk.bgr()[..3] else { panic!("no pixel") };
+        assert!(red > 200 && green < 60 && blue < 60, "{blue} {green} {red}");
+        // 24×8 as the sensor saw it, red at its left, although the EXIF asks for a quarter turn.
+        let rotated = read_image(&folder.join("rotated.jpg")).unwrap();
+        assert_eq!((rotated.width_px(), rotated.height_px()), (24, 8));
+        let red_at = |x: u32| rotated.row(4)[x as usize * 3 + 1] < 60;
+        assert!(red_at(2) && !red_at(20));
+    }
+
+    #[test]
+    fn a_picture_of_one_pixel_is_read_and_one_of_20000_a_side_refused() {
+        let one = Image::from_bgr(1, 1, vec![1, 2, 3]).unwrap();
+        assert_eq!(decode_image(&encode_png(&one).unwrap(), "one.png").unwrap().bgr(), [1, 2, 3]);
+        let mut jpeg = encode_jpeg(&pattern(16, 16), 90).unwrap();
+        let sof = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        jpeg[sof + 5..sof + 9].copy_from_slice(&[0x4E, 0x20, 0x4E, 0x20]);
+        check_refused(&jpeg, "20000x20000");
+    }
+
+    proptest::proptest! {
+        /// A short deterministic run of what `fuzz/` does without end.
+        #[test]
+        fn changed_and_cut_files_are_refused_or_read_and_never_panic(
+            at in 0_usize..4_000, byte in proptest::prelude::any::<u8>(), cut in 0_usize..4_000,
+        ) {
+            let image = pattern(24, 16);
+            for mut bytes in [encode_jpeg(&image, 80).unwrap(), encode_png(&image).unwrap()] {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+                drop(decode_image(&bytes, "changed"));
+                bytes.truncate(cut % bytes.len());
+                drop(decode_image(&bytes, "cut"));
+            }
+        }
+    }
+
+    #[test]
     fn thumbnails_keep_their_shape_and_never_grow() {
         let image = pattern(640, 480);
         let small = resize_to_width(&image, 256).unwrap();

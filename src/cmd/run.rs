@@ -1,6 +1,6 @@
 //! `loupe run`: the daemon, and the composition root that `demo` shares.
 //!
-//! Order of a start: configuration → ONNX Runtime → ledger → engines and pipeline → dashboard → uplink → READY.
+//! Order of a start: configuration → ONNX Runtime → goldens → ledger → engines and pipeline → dashboard → uplink → READY.
 //! Order of a stop: capture → pipeline → uplink → ledger → dashboard, within `limits::SHUTDOWN_GRACE`; the uplink goes
 //! before the ledger because it tells the ledger what was delivered.
 
@@ -72,6 +72,7 @@ pub fn serve(
     super::signals::stop_on_signal(&shutdown)?;
     let clock = Clock::system();
     let runtime = Runtime::load(config.onnxruntime.as_deref())?;
+    super::model::verify_recipes(&runtime, super::model::recipes_in_files(&config))?;
     let state_dir = config.storage.state_dir.clone();
     let ledger = Ledger::open(&state_dir, clock.clone())
         .with_context(|| format!("state folder {} (storage.state_dir)", state_dir.display()))?;

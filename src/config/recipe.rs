@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{ConfigError, Document, Fault};
 use crate::inference::ProviderPlan;
-use crate::locate::{BlobOptions, YoloxOptions};
+use crate::locate::{BlobOptions, DetectorOptions};
 use crate::quality::QualityLimits;
 use crate::types::{Digest, QualityLevel};
 
@@ -40,8 +40,8 @@ pub enum LocateStage {
     Whole,
     /// Whatever differs from the background.
     Blob(BlobOptions),
-    /// A detector in the YOLOX layout.
-    Yolox { model: PathBuf, options: YoloxOptions, providers: StageProviders },
+    /// A detector; its manifest says how it is read.
+    Detector { model: PathBuf, options: DetectorOptions, providers: StageProviders },
 }
 
 /// How an item becomes a catalogue part.
@@ -180,7 +180,9 @@ struct RawLocate {
     kind: LocateKind,
     model: Option<PathBuf>,
     blob: BlobOptions,
-    yolox: YoloxOptions,
+    /// `yolox` is what it was called before other layouts were read.
+    #[serde(alias = "yolox")]
+    detector: DetectorOptions,
     providers: Option<RawProviders>,
 }
 
@@ -190,7 +192,8 @@ enum LocateKind {
     #[default]
     Whole,
     Blob,
-    Yolox,
+    #[serde(alias = "yolox")]
+    Detector,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -322,15 +325,15 @@ impl RawLocate {
         for (key, message) in self.blob.faults() {
             document.fault(&format!("locate.blob.{key}"), message);
         }
-        for (key, message) in self.yolox.faults() {
-            document.fault(&format!("locate.yolox.{key}"), message);
+        for (key, message) in self.detector.faults() {
+            document.fault(&format!("locate.detector.{key}"), message);
         }
         match self.kind {
             LocateKind::Whole => LocateStage::Whole,
             LocateKind::Blob => LocateStage::Blob(self.blob),
-            LocateKind::Yolox => LocateStage::Yolox {
+            LocateKind::Detector => LocateStage::Detector {
                 model: path_or_fault(self.model, "locate.model", "the detector's model folder", document, folder),
-                options: self.yolox,
+                options: self.detector,
                 providers: validate_providers(self.providers, "locate.providers", document, folder),
             },
         }

@@ -1,40 +1,62 @@
-//! Detector models: raw rows; the room `locate` decodes them.
+//! Detector models: raw outputs; the room `locate` decodes them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::features::resize_error;
-use super::manifest::{ModelKind, ModelManifest, OutputRole, OutputSpec};
+use super::manifest::{ModelKind, ModelManifest, OutputRole};
 use super::preprocess::{Letterbox, Placement, Preprocessor};
 use super::session::{ModelSession, Selection, values_of};
 use super::{InferenceError, NodeCounts, ProviderPlan, Runtime};
 use crate::types::{BoundingBox, Image, Provider};
 
-/// What a detector gave for one picture, undecoded.
+/// Areas that go through an accelerator at once: 8 × 3 × 640² f32 are 39 MB.
+const ACCELERATOR_BATCH_MAX: usize = 8;
+
+/// One output for one picture, undecoded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RawDetections {
-    pub rows: usize,
-    pub columns: usize,
-    /// `[rows, columns]`.
-    pub data: Vec<f32>,
-    /// How the picture lies in the model's input.
-    pub letterbox: Letterbox,
+pub struct RawTensor<'o> {
+    pub name: &'o str,
+    pub role: OutputRole,
+    /// Of the grid it belongs to, where its manifest names one.
+    pub stride: Option<u32>,
+    /// Without the batch.
+    pub shape: Vec<usize>,
+    pub values: &'o [f32],
 }
 
-/// A detector with one output of role `detections`.
+/// What a detector gave for one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawOutputs<'o> {
+    /// In the manifest's order.
+    pub tensors: Vec<RawTensor<'o>>,
+    /// Width and height of the input.
+    pub input_px: [u32; 2],
+}
+
+impl<'o> RawOutputs<'o> {
+    /// The first output of a role.
+    #[must_use]
+    pub fn get(&self, role: OutputRole) -> Option<&RawTensor<'o>> {
+        self.tensors.iter().find(|tensor| tensor.role == role)
+    }
+}
+
+/// A detector, whatever its layout.
 #[derive(Debug)]
 pub struct DetectorModel {
     session: ModelSession,
     preprocessor: Preprocessor,
-    input: Vec<f32>,
-    output: OutputSpec,
+    placement: Placement,
     selection: Selection,
+    batch_max: usize,
 }
 
 impl DetectorModel {
     /// Load the model on the plan's best usable provider.
     ///
     /// # Errors
-    /// When the file's digest, an input or an output differs from the manifest, or no allowed provider is usable.
+    /// When a file's digest, an input or an output differs from the manifest, or no allowed provider is usable.
     pub fn open(
         runtime: &Arc<Runtime>,
         manifest: &ModelManifest,
@@ -44,31 +66,62 @@ impl DetectorModel {
         if manifest.kind() != ModelKind::Detector {
             return Err(InferenceError::Kind { model, expected: "detector", found: manifest.kind().as_str() });
         }
-        let Some(output) = manifest.outputs_of(OutputRole::Detections).next().cloned() else {
-            return Err(InferenceError::OutputMissing { model, role: "detections" });
-        };
         let session = ModelSession::open(runtime, manifest, plan)?;
-        let selection = session.select([output.name.as_str()].into_iter())?;
-        let preprocessor = Preprocessor::new(manifest.input());
-        Ok(Self { session, preprocessor, input: Vec::new(), output, selection })
+        let names = manifest.outputs().iter().filter(|output| output.role.is_of_detector());
+        let selection = session.select(names.map(|output| output.name.as_str()))?;
+        let preprocessor = Preprocessor::new(manifest.input(), session.element());
+        let placement = Placement::of(manifest.input().resize, manifest.letterbox_placement());
+        // One picture at a time keeps a CPU's caches warm; accelerators want more.
+        let batch_max = match (session.batch(), session.provider()) {
+            (Some(batch), _) => batch,
+            (None, Provider::Cpu) => 1,
+            (None, _) => ACCELERATOR_BATCH_MAX,
+        };
+        Ok(Self { session, preprocessor, placement, selection, batch_max })
     }
 
-    /// Run on the whole picture at the manifest's size, scaled as a whole to the top left corner (as YOLOX trains).
+    /// Run on each of `areas` (frame pixels) at the manifest's size; `each` hears the area's index, what the graph gave and
+    /// how the area lies in the input. A graph with a fixed batch is filled up with the last area.
     ///
     /// # Errors
-    /// When the runtime fails.
-    pub fn raw(&mut self, image: &Image) -> Result<RawDetections, InferenceError> {
-        let model = self.session.manifest().name().to_owned();
-        let [width_px, height_px] = self.session.manifest().input().size_px;
-        let area = BoundingBox::whole(image.width_px(), image.height_px());
-        self.input.resize(3 * width_px as usize * height_px as usize, 0.0);
-        let letterbox = self
-            .preprocessor
-            .fill(image, &area, (width_px, height_px), Placement::TopLeft, &mut self.input)
-            .map_err(|message| resize_error(&model, width_px, height_px, message))?;
-        let outputs = self.session.run(&self.input, (1, width_px, height_px), &self.selection)?;
-        let (shape, values) = values_of(&outputs, &self.output, &model)?;
-        Ok(RawDetections { rows: shape[1], columns: shape[2], data: values.to_vec(), letterbox })
+    /// When the runtime fails, or an output does not belong to a batch.
+    pub fn run(
+        &mut self,
+        image: &Image,
+        areas: &[BoundingBox],
+        mut each: impl FnMut(usize, &RawOutputs<'_>, &Letterbox),
+    ) -> Result<(), InferenceError> {
+        let manifest = self.session.manifest().clone();
+        let [width_px, height_px] = manifest.input().size_px;
+        let failed = |message| resize_error(manifest.name(), width_px, height_px, message);
+        for (chunk_index, chunk) in areas.chunks(self.batch_max).enumerate() {
+            let batch = self.session.batch().unwrap_or(chunk.len());
+            self.preprocessor.begin(batch, (width_px, height_px)).map_err(failed)?;
+            let mut letterboxes = Vec::with_capacity(batch);
+            for slot in 0..batch {
+                let area = &chunk[slot.min(chunk.len() - 1)];
+                letterboxes.push(self.preprocessor.fill(slot, image, area, self.placement).map_err(failed)?);
+            }
+            let outputs = self.session.run(&self.preprocessor, &self.selection)?;
+            let mut whole = Vec::new();
+            for spec in manifest.outputs().iter().filter(|output| output.role.is_of_detector()) {
+                whole.push((spec, values_of(&outputs, spec, manifest.name())?));
+            }
+            for (slot, letterbox) in letterboxes.iter().enumerate().take(chunk.len()) {
+                let mut tensors = Vec::with_capacity(whole.len());
+                for (spec, (shape, values)) in &whole {
+                    let (shape, values) = of_picture(shape, values, slot, batch).ok_or_else(|| {
+                        let (model, what) = (manifest.name().to_owned(), format!("shape of output `{}`", spec.name));
+                        let (expected, found) = (format!("[{batch}, ...]"), format!("{shape:?}"));
+                        InferenceError::Shape { model, what, expected, found }
+                    })?;
+                    tensors.push(RawTensor { name: &spec.name, role: spec.role, stride: spec.stride, shape, values });
+                }
+                let raw = RawOutputs { tensors, input_px: [width_px, height_px] };
+                each(chunk_index * self.batch_max + slot, &raw, letterbox);
+            }
+        }
+        Ok(())
     }
 
     /// Where most of the graph's operators run, as the runtime reports it of the loaded session.
@@ -98,5 +151,37 @@ impl DetectorModel {
     #[must_use]
     pub fn manifest(&self) -> &ModelManifest {
         self.session.manifest()
+    }
+}
+
+/// One picture's part of an output. A graph of batch 1 may have left the batch out.
+fn of_picture<'v>(
+    shape: &[usize],
+    values: &'v Cow<'_, [f32]>,
+    slot: usize,
+    batch: usize,
+) -> Option<(Vec<usize>, &'v [f32])> {
+    match shape.split_first() {
+        Some((first, rest)) if *first == batch => {
+            let count: usize = rest.iter().product();
+            Some((rest.to_vec(), values.get(slot * count..(slot + 1) * count)?))
+        }
+        _ if batch == 1 => Some((shape.to_vec(), values)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_taken_apart_and_a_graph_without_batch_is_read_whole() {
+        let values = Cow::Owned(vec![1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(of_picture(&[2, 2], &values, 1, 2), Some((vec![2], &[3.0, 4.0][..])));
+        assert_eq!(of_picture(&[1, 4], &values, 0, 1), Some((vec![4], &values[..])));
+        assert_eq!(of_picture(&[4], &values, 0, 1), Some((vec![4], &values[..])));
+        assert_eq!(of_picture(&[4], &values, 0, 2), None);
+        assert_eq!(of_picture(&[2, 3], &values, 1, 2), None);
     }
 }

@@ -28,6 +28,12 @@ pub enum InferenceError {
         path = path.display()
     )]
     DigestDiffers { model: String, path: PathBuf, expected: Digest, found: Digest },
+    #[error("`{path}` cannot be used as a model: {message}", path = path.display())]
+    File { path: PathBuf, message: String },
+    #[error("golden `{path}` cannot be used: {message}", path = path.display())]
+    GoldenFile { path: PathBuf, message: String },
+    #[error("cannot write `{path}`: {source}", path = path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     #[error("model `{model}` is of kind `{found}`, a `{expected}` model is needed here")]
     Kind { model: String, expected: &'static str, found: &'static str },
     #[error("model `{model}`: {what}: expected {expected}, found {found}; the manifest does not describe this file")]

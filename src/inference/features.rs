@@ -33,9 +33,8 @@ pub struct FeatureMaps {
 #[derive(Debug)]
 pub struct FeatureModel {
     session: ModelSession,
+    /// Holds the input, kept between calls.
     preprocessor: Preprocessor,
-    /// `[n, 3, h, w]`, kept between calls.
-    input: Vec<f32>,
     embedding: Option<(OutputSpec, Selection)>,
     maps: Option<(Vec<OutputSpec>, Selection)>,
 }
@@ -66,8 +65,8 @@ impl FeatureModel {
             let selection = session.select(specs.iter().map(|spec| spec.name.as_str()))?;
             Some((specs, selection))
         };
-        let preprocessor = Preprocessor::new(manifest.input());
-        Ok(Self { session, preprocessor, input: Vec::new(), embedding, maps })
+        let preprocessor = Preprocessor::new(manifest.input(), session.element());
+        Ok(Self { session, preprocessor, embedding, maps })
     }
 
     /// Embeddings `[N, embedding_dim]` f32 of length 1, one per crop, each letterboxed into a square of `input_px`.
@@ -93,19 +92,14 @@ impl FeatureModel {
             return Err(InferenceError::OutputMissing { model, role: "embedding" });
         };
         let dim = spec.channels.unwrap_or(0) as usize;
-        let values_per_crop = 3 * input_px as usize * input_px as usize;
-        if values_per_crop == 0 {
-            return Err(resize_error(&model, input_px, input_px, "a side is 0".to_owned()));
-        }
+        let failed = |message| resize_error(&model, input_px, input_px, message);
         let mut embeddings = Vec::with_capacity(crops.len() * dim);
         for batch in crops.chunks(batch_max) {
-            self.input.resize(batch.len() * values_per_crop, 0.0);
-            for ((image, area), values) in batch.iter().zip(self.input.chunks_exact_mut(values_per_crop)) {
-                self.preprocessor
-                    .fill(image, area, (input_px, input_px), Placement::Centre, values)
-                    .map_err(|message| resize_error(&model, input_px, input_px, message))?;
+            self.preprocessor.begin(batch.len(), (input_px, input_px)).map_err(failed)?;
+            for (slot, (image, area)) in batch.iter().enumerate() {
+                self.preprocessor.fill(slot, image, area, Placement::Centre).map_err(failed)?;
             }
-            let outputs = self.session.run(&self.input, (batch.len(), input_px, input_px), selection)?;
+            let outputs = self.session.run(&self.preprocessor, selection)?;
             let (_, values) = values_of(&outputs, spec, &model)?;
             if values.len() != batch.len() * dim {
                 let message = format!("{} embedding values for {} crops of {dim}", values.len(), batch.len());
@@ -131,11 +125,10 @@ impl FeatureModel {
             return Err(InferenceError::OutputMissing { model, role: "features" });
         };
         let (width_px, height_px) = input_px;
-        self.input.resize(3 * width_px as usize * height_px as usize, 0.0);
-        self.preprocessor
-            .fill(image, &area, input_px, Placement::Stretch, &mut self.input)
-            .map_err(|message| resize_error(&model, width_px, height_px, message))?;
-        let outputs = self.session.run(&self.input, (1, width_px, height_px), selection)?;
+        let failed = |message| resize_error(&model, width_px, height_px, message);
+        self.preprocessor.begin(1, input_px).map_err(failed)?;
+        self.preprocessor.fill(0, image, &area, Placement::Stretch).map_err(failed)?;
+        let outputs = self.session.run(&self.preprocessor, selection)?;
         let mut maps = Vec::with_capacity(specs.len());
         for spec in specs {
             let (shape, values) = values_of(&outputs, spec, &model)?;
@@ -144,7 +137,7 @@ impl FeatureModel {
                 channels: shape[1],
                 height: shape[2],
                 width: shape[3],
-                data: values.to_vec(),
+                data: values.into_owned(),
             });
         }
         Ok(FeatureMaps { maps })

@@ -1,10 +1,13 @@
 //! `models/<name>/manifest.toml`: what must be known to run a model, and what its file must look like.
+//!
+//! Pure but for [`ModelManifest::load`]; belongs to no thread; no overload of its own.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::InferenceError;
+use super::layout::{DetectorLayout, DetectorSpec};
 use crate::types::Digest;
 
 /// What a model gives.
@@ -43,6 +46,38 @@ pub enum ResizeMode {
     Letterbox,
 }
 
+/// Where the scaled picture lies in a letterboxed input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LetterboxPlacement {
+    /// At the top left corner, as YOLOX does.
+    TopLeft,
+    /// In the middle, as the other YOLOs do.
+    Centre,
+}
+
+/// How a picture is made smaller or larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resample {
+    /// Pillow's BILINEAR: the filter grows with the reduction, so no pixel is skipped.
+    #[default]
+    Triangle,
+    /// OpenCV's INTER_LINEAR, bit for bit: two taps a side whatever the reduction.
+    Linear,
+}
+
+/// Order of the input's axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Axes {
+    /// `[N, 3, H, W]`.
+    #[default]
+    Nchw,
+    /// `[N, H, W, 3]`.
+    Nhwc,
+}
+
 /// What an output means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,11 +86,43 @@ pub enum OutputRole {
     Features,
     /// `[N, channels]`.
     Embedding,
-    /// `[N, rows, columns]`.
+    /// Everything in one tensor, mostly `[N, rows, columns]`; the layout says how.
     Detections,
+    /// Corners, or the distances of a GFL head.
+    Boxes,
+    /// Confidences.
+    Scores,
+    /// Class numbers.
+    Labels,
+    /// How many rows count, `[N]`.
+    Count,
+    /// Mask prototypes `[N, masks, h, w]`.
+    Prototypes,
 }
 
-/// The model's one input: `[N, 3, H, W]` f32, `(value × scale − mean) / std` per plane of 0..255.
+impl OutputRole {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OutputRole::Features => "features",
+            OutputRole::Embedding => "embedding",
+            OutputRole::Detections => "detections",
+            OutputRole::Boxes => "boxes",
+            OutputRole::Scores => "scores",
+            OutputRole::Labels => "labels",
+            OutputRole::Count => "count",
+            OutputRole::Prototypes => "prototypes",
+        }
+    }
+
+    /// Whether it belongs to a detector.
+    #[must_use]
+    pub fn is_of_detector(self) -> bool {
+        !matches!(self, OutputRole::Features | OutputRole::Embedding)
+    }
+}
+
+/// The model's picture input: f32, f16 or u8 as the graph says, `(value × scale − mean) / std` per plane of 0..255.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputSpec {
@@ -72,6 +139,16 @@ pub struct InputSpec {
     /// Grey of the border, 0 to 255; the usual 114 where it is absent.
     #[serde(default = "pad_value_default")]
     pub pad_value: u8,
+    /// Where a letterboxed picture lies; by the layout where it is absent: `yolox` top left, others in the middle.
+    #[serde(default)]
+    pub placement: Option<LetterboxPlacement>,
+    #[serde(default)]
+    pub resample: Resample,
+    #[serde(default)]
+    pub axes: Axes,
+    /// A second input that wants the picture's width and height, `[N, 2]` i64 (`orig_target_sizes`).
+    #[serde(default)]
+    pub sizes: Option<String>,
 }
 
 fn pad_value_default() -> u8 {
@@ -89,13 +166,43 @@ pub struct OutputSpec {
     pub channels: Option<u32>,
 }
 
+/// A file beside the model's that holds weights (ONNX external data).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalFile {
+    /// Name in the manifest's folder, as the model writes it.
+    pub file: String,
+    pub sha256: Digest,
+}
+
+/// How far a replay of the goldens may be from what they hold: `abs + rel × |expected|`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GoldenTolerance {
+    pub abs: f32,
+    pub rel: f32,
+}
+
+impl Default for GoldenTolerance {
+    /// Far above what another CPU rounds otherwise, far below what another model or resize gives.
+    fn default() -> Self {
+        Self { abs: 1e-3, rel: 1e-3 }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ManifestFile {
     name: String,
     version: String,
     kind: ModelKind,
-    layout: Option<String>,
+    layout: Option<DetectorLayout>,
+    #[serde(default)]
+    detector: DetectorSpec,
+    #[serde(default)]
+    external: Vec<ExternalFile>,
+    #[serde(default)]
+    golden: GoldenTolerance,
     #[serde(default)]
     classes: Vec<String>,
     file: String,
@@ -144,10 +251,43 @@ impl ModelManifest {
         self.file.kind
     }
 
-    /// How a detector's output is laid out, e.g. `yolox`.
+    /// How a detector's output is laid out; a detector always has one.
     #[must_use]
-    pub fn layout(&self) -> Option<&str> {
-        self.file.layout.as_deref()
+    pub fn layout(&self) -> Option<DetectorLayout> {
+        self.file.layout
+    }
+
+    /// What the layout leaves open.
+    #[must_use]
+    pub fn detector(&self) -> &DetectorSpec {
+        &self.file.detector
+    }
+
+    /// Files beside the model's that hold its weights.
+    #[must_use]
+    pub fn external(&self) -> &[ExternalFile] {
+        &self.file.external
+    }
+
+    #[must_use]
+    pub fn golden_tolerance(&self) -> GoldenTolerance {
+        self.file.golden
+    }
+
+    /// The folder the manifest stands in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where a letterboxed picture lies.
+    #[must_use]
+    pub fn letterbox_placement(&self) -> LetterboxPlacement {
+        let by_layout = match self.file.layout {
+            Some(DetectorLayout::Yolox) => LetterboxPlacement::TopLeft,
+            _ => LetterboxPlacement::Centre,
+        };
+        self.file.input.placement.unwrap_or(by_layout)
     }
 
     /// Names of a detector's classes, in the order of its output.
@@ -200,8 +340,10 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     if file.name.is_empty() {
         return Err("`name` is empty".to_owned());
     }
-    if Path::new(&file.file).components().count() != 1 || file.file == ".." {
-        return Err(format!("`file` is `{}`: it must be a file name in the manifest's folder", file.file));
+    for name in std::iter::once(&file.file).chain(file.external.iter().map(|external| &external.file)) {
+        if Path::new(name).components().count() != 1 || name == ".." {
+            return Err(format!("`file` is `{name}`: it must be a file name in the manifest's folder"));
+        }
     }
     if input.size_px.iter().any(|&side| side == 0 || side > crate::limits::IMAGE_SIDE_PX_MAX) {
         return Err(format!("`input.size_px` is {:?}: both sides must be 1 to 16384", input.size_px));
@@ -210,8 +352,9 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     if !finite || input.std.contains(&0.0) || input.scale == 0.0 {
         return Err("`input.scale`, `mean` and `std` must be finite, `scale` and `std` not 0".to_owned());
     }
-    if file.kind == ModelKind::Detector && input.resize != ResizeMode::Letterbox {
-        return Err("a detector needs `input.resize = \"letterbox\"`".to_owned());
+    let golden = file.golden;
+    if !(golden.abs >= 0.0 && golden.rel >= 0.0 && golden.abs.is_finite() && golden.rel.is_finite()) {
+        return Err("`golden.abs` and `golden.rel` must be 0 or more".to_owned());
     }
     if file.outputs.is_empty() {
         return Err("it names no [[outputs]]".to_owned());
@@ -225,13 +368,24 @@ fn check(file: &ManifestFile) -> Result<(), String> {
             OutputRole::Features | OutputRole::Embedding if output.channels.is_none_or(|channels| channels == 0) => {
                 return Err(format!("output `{name}` needs `channels` above 0"));
             }
-            OutputRole::Detections if file.kind != ModelKind::Detector => {
-                return Err(format!("output `{name}` of role `detections` needs `kind = \"detector\"`"));
+            role if role.is_of_detector() && file.kind != ModelKind::Detector => {
+                return Err(format!("output `{name}` of role `{}` needs `kind = \"detector\"`", role.as_str()));
             }
-            OutputRole::Features | OutputRole::Embedding | OutputRole::Detections => {}
+            _ => {}
         }
     }
-    Ok(())
+    match (file.kind, file.layout) {
+        (ModelKind::Features, None) => Ok(()),
+        (ModelKind::Features, Some(_)) => Err("`layout` is for `kind = \"detector\"` only".to_owned()),
+        (ModelKind::Detector, None) => {
+            let names = DetectorLayout::ALL.map(DetectorLayout::as_str).join(", ");
+            Err(format!("a detector needs `layout`, one of {names}; `loupe model probe` guesses it"))
+        }
+        (ModelKind::Detector, Some(layout)) => {
+            file.detector.check()?;
+            layout.check_outputs(&file.outputs)
+        }
+    }
 }
 
 #[cfg(test)]

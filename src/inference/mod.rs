@@ -11,17 +11,32 @@ mod assignment;
 mod detector;
 mod error;
 mod features;
+mod golden;
+mod guess;
+mod layout;
 mod manifest;
+mod onnx;
 mod preprocess;
+mod probe;
 mod provider;
 mod runtime;
+mod sampling;
 mod session;
+mod tuning;
 
 pub use assignment::NodeCounts;
-pub use detector::{DetectorModel, RawDetections};
+pub use detector::{DetectorModel, RawOutputs, RawTensor};
 pub use error::InferenceError;
 pub use features::{FeatureMap, FeatureMaps, FeatureModel};
-pub use manifest::{ColorOrder, InputSpec, ModelKind, ModelManifest, OutputRole, OutputSpec, ResizeMode};
-pub use preprocess::{Letterbox, Preprocessor};
+pub use golden::{GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, OutputReport};
+pub use layout::{BoxOrder, BoxUnit, DetectorLayout, DetectorSpec, ScoreForm};
+pub use manifest::{
+    Axes, ColorOrder, ExternalFile, GoldenTolerance, InputSpec, LetterboxPlacement, ModelKind, ModelManifest,
+    OutputRole, OutputSpec, Resample, ResizeMode,
+};
+pub use onnx::{Graph, Side, TensorInfo, read as read_graph};
+pub use preprocess::{Element, Letterbox, Placement, Preprocessor};
+pub use probe::{OPEN_SIDE_PX, ProbeReport, ProviderSupport, probe};
 pub use provider::{ProviderChoice, ProviderPlan};
 pub use runtime::Runtime;
+pub use tuning::{TUNING_FILE, Tuning, TuningRow, measure as measure_threads};

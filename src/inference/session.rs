@@ -1,14 +1,18 @@
 //! A loaded model: opened on the best usable provider, checked against its manifest, run for chosen outputs.
 
+use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionOutputs};
-use ort::value::{TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::assignment::{NodeCounts, node_counts};
-use super::manifest::{ModelManifest, OutputRole, OutputSpec};
+use super::manifest::{Axes, ModelManifest, OutputRole, OutputSpec};
+use super::preprocess::{Element, Preprocessor, Values};
 use super::provider::{advice, dispatch};
+use super::tuning::Tuning;
 use super::{InferenceError, ProviderPlan, Runtime};
 use crate::clock::Stopwatch;
 use crate::types::{Digest, Provider};
@@ -22,6 +26,9 @@ pub(super) struct ModelSession {
     is_fallback: bool,
     nodes: NodeCounts,
     session_ms: f64,
+    element: Element,
+    /// Batch the graph insists on; `None`: any.
+    batch: Option<usize>,
     /// Keeps the library's environment alive.
     _runtime: Arc<Runtime>,
 }
@@ -41,16 +48,21 @@ impl ModelSession {
         manifest: &ModelManifest,
         plan: &ProviderPlan,
     ) -> Result<Self, InferenceError> {
-        let bytes = verified_bytes(manifest)?;
+        let files = Files::read(manifest)?;
         let model = || manifest.name().to_owned();
+        let mut plan = plan.clone();
+        if plan.intra_threads.is_none() {
+            plan.intra_threads = Tuning::load(manifest, runtime).map(|tuning| tuning.intra_threads);
+        }
+        let plan = &plan;
         let Some(first) = plan.providers.first() else {
             return Err(InferenceError::ProviderListEmpty { model: model() });
         };
         let mut faults = Vec::new();
         for (index, choice) in plan.providers.iter().enumerate() {
-            match try_provider(runtime, &bytes, plan, index) {
+            match try_provider(runtime, &files, plan, index) {
                 Ok((session, nodes)) => {
-                    check_shapes(manifest, &session)?;
+                    let (element, batch) = check_shapes(manifest, &session)?;
                     let provider = nodes.main_provider().unwrap_or(choice.provider);
                     let is_fallback = provider != first.provider;
                     if is_fallback && plan.require {
@@ -59,7 +71,17 @@ impl ModelSession {
                     }
                     let manifest = manifest.clone();
                     let _runtime = Arc::clone(runtime);
-                    return Ok(Self { session, manifest, provider, is_fallback, nodes, session_ms: 0.0, _runtime });
+                    return Ok(Self {
+                        session,
+                        manifest,
+                        provider,
+                        is_fallback,
+                        nodes,
+                        session_ms: 0.0,
+                        element,
+                        batch,
+                        _runtime,
+                    });
                 }
                 Err(message) if plan.require => return Err(required(manifest, choice.provider, message)),
                 Err(message) => {
@@ -78,19 +100,38 @@ impl ModelSession {
         Ok(Selection(RunOptions::new().map_err(|error| self.run_error(&error))?.with_outputs(selector)))
     }
 
-    /// Run on `[n, 3, height, width]` f32 without copying it.
+    /// Run on what the preprocessor holds, without copying it.
     pub(super) fn run<'r>(
         &'r mut self,
-        input: &[f32],
-        (batch, width_px, height_px): (usize, u32, u32),
+        input: &Preprocessor,
         selection: &'r Selection,
     ) -> Result<SessionOutputs<'r>, InferenceError> {
-        let shape = [batch, 3, height_px as usize, width_px as usize];
-        let name = self.manifest.name().to_owned();
-        let error = |error: ort::Error| InferenceError::Run { model: name.clone(), message: error.to_string() };
+        let (values, shape) = input.input();
+        let spec = self.manifest.input();
+        let name = self.manifest.name();
+        let error = |error: ort::Error| InferenceError::Run { model: name.to_owned(), message: error.to_string() };
         let watch = Stopwatch::start();
-        let tensor = TensorRef::from_array_view((shape, input)).map_err(error)?;
-        let outputs = self.session.run_with_options(ort::inputs![tensor], &selection.0).map_err(error)?;
+        let mut inputs = match values {
+            Values::F32(typed) => {
+                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, &*typed.values)).map_err(error)?]
+            }
+            Values::F16(typed) => {
+                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, &*typed.values)).map_err(error)?]
+            }
+            Values::U8(typed) => {
+                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, &*typed.values)).map_err(error)?]
+            }
+        };
+        if let Some(sizes) = &spec.sizes {
+            let (width, height) = match spec.axes {
+                Axes::Nchw => (shape[3], shape[2]),
+                Axes::Nhwc => (shape[2], shape[1]),
+            };
+            let sides = [width, height].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
+            let tensor = Tensor::from_array(([shape[0], 2], sides.repeat(shape[0]))).map_err(error)?;
+            inputs.push((Cow::Borrowed(sizes.as_str()), tensor.into()));
+        }
+        let outputs = self.session.run_with_options(inputs, &selection.0).map_err(error)?;
         self.session_ms += watch.elapsed().as_secs_f64() * 1_000.0;
         Ok(outputs)
     }
@@ -118,24 +159,33 @@ impl ModelSession {
     pub(super) fn session_ms(&self) -> f64 {
         self.session_ms
     }
+
+    /// What the graph's picture input is made of.
+    pub(super) fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Batch the graph insists on; `None`: any.
+    pub(super) fn batch(&self) -> Option<usize> {
+        self.batch
+    }
 }
 
 /// Values and shape of an output, checked for its rank.
 ///
 /// # Errors
-/// When the output is missing, is not f32 or has another rank than its role asks for.
+/// When the output is missing, is not of numbers or has another rank than its role asks for.
 pub(super) fn values_of<'o>(
     outputs: &'o SessionOutputs<'_>,
     spec: &OutputSpec,
     model: &str,
-) -> Result<(Vec<usize>, &'o [f32]), InferenceError> {
+) -> Result<(Vec<usize>, Cow<'o, [f32]>), InferenceError> {
     let run_error = |message: String| InferenceError::Run { model: model.to_owned(), message };
     let value = outputs.get(&spec.name).ok_or_else(|| run_error(format!("no output `{}`", spec.name)))?;
-    let (shape, values) = value.try_extract_tensor::<f32>().map_err(|error| run_error(error.to_string()))?;
-    let shape: Vec<usize> = shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
-    let channels_differ = spec.role != OutputRole::Detections
+    let (shape, values) = numbers(value).map_err(|error| run_error(error.to_string()))?;
+    let channels_differ = !spec.role.is_of_detector()
         && spec.channels.is_some_and(|channels| shape.get(1).copied() != Some(channels as usize));
-    if shape.len() != rank(spec.role) || channels_differ {
+    if rank(spec.role).is_some_and(|rank| rank != shape.len()) || channels_differ {
         return Err(InferenceError::Shape {
             model: model.to_owned(),
             what: format!("shape of output `{}`", spec.name),
@@ -146,26 +196,76 @@ pub(super) fn values_of<'o>(
     Ok((shape, values))
 }
 
+/// Any tensor of numbers as f32: class numbers and counts come as integers, half-precision graphs as f16.
+fn numbers(value: &DynValue) -> ort::Result<(Vec<usize>, Cow<'_, [f32]>)> {
+    let sides = |shape: &[i64]| shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
+    if let Ok((shape, values)) = value.try_extract_tensor::<half::f16>() {
+        return Ok((sides(shape), values.iter().map(|value| value.to_f32()).collect()));
+    }
+    if let Ok((shape, values)) = value.try_extract_tensor::<i64>() {
+        return Ok((sides(shape), values.iter().map(|value| *value as f32).collect()));
+    }
+    if let Ok((shape, values)) = value.try_extract_tensor::<i32>() {
+        return Ok((sides(shape), values.iter().map(|value| *value as f32).collect()));
+    }
+    let (shape, values) = value.try_extract_tensor::<f32>()?;
+    Ok((sides(shape), Cow::Borrowed(values)))
+}
+
 fn required(manifest: &ModelManifest, provider: Provider, message: String) -> InferenceError {
     InferenceError::ProviderRequired { model: manifest.name().to_owned(), provider, message, advice: advice(provider) }
 }
 
-/// The model's file, read once so that what is checked is what is loaded.
-fn verified_bytes(manifest: &ModelManifest) -> Result<Vec<u8>, InferenceError> {
+/// The model's files, read once so that what is checked is what is loaded.
+pub(super) struct Files {
+    pub model: Vec<u8>,
+    /// By the name the model gives them.
+    pub external: Vec<(String, Arc<[u8]>)>,
+}
+
+impl Files {
+    fn read(manifest: &ModelManifest) -> Result<Self, InferenceError> {
+        let model = verified_bytes(manifest, &manifest.model_path(), manifest.sha256())?;
+        let external = manifest.external().iter().map(|external| {
+            let bytes = verified_bytes(manifest, &manifest.folder().join(&external.file), external.sha256)?;
+            Ok((external.file.clone(), Arc::from(bytes)))
+        });
+        let external: Vec<(String, Arc<[u8]>)> = external.collect::<Result<_, InferenceError>>()?;
+        // The runtime's own words for a missing weights file name neither the model nor the remedy.
+        let named: Vec<&str> = external.iter().map(|(name, _)| name.as_str()).collect();
+        check_graph_file(manifest, &model, &named)?;
+        Ok(Self { model, external })
+    }
+}
+
+/// An empty file, one that is no ONNX, or one whose weights lie in files that the manifest does not list.
+fn check_graph_file(manifest: &ModelManifest, model: &[u8], external: &[&str]) -> Result<(), InferenceError> {
     let path = manifest.model_path();
-    let bytes = std::fs::read(&path).map_err(|source| InferenceError::Read { path: path.clone(), source })?;
+    let graph = super::onnx::read(model).map_err(|message| InferenceError::File { path: path.clone(), message })?;
+    let Some(missing) = graph.external_files.iter().find(|file| !external.contains(&file.as_str())) else {
+        return Ok(());
+    };
+    let message = format!(
+        "its weights lie in `{missing}`, which the manifest does not list; add [[external]] with `file` and `sha256`, or \
+         save the model as one file"
+    );
+    Err(InferenceError::File { path, message })
+}
+
+fn verified_bytes(manifest: &ModelManifest, path: &Path, expected: Digest) -> Result<Vec<u8>, InferenceError> {
+    let bytes = std::fs::read(path).map_err(|source| InferenceError::Read { path: path.to_owned(), source })?;
     let found = Digest::of(&bytes);
-    if found != manifest.sha256() {
-        let (model, expected) = (manifest.name().to_owned(), manifest.sha256());
+    if found != expected {
+        let (model, path) = (manifest.name().to_owned(), path.to_owned());
         return Err(InferenceError::DigestDiffers { model, path, expected, found });
     }
     Ok(bytes)
 }
 
 /// Load on the plan's provider `index`; the text says why it cannot be used.
-fn try_provider(
+pub(super) fn try_provider(
     runtime: &Runtime,
-    bytes: &[u8],
+    files: &Files,
     plan: &ProviderPlan,
     index: usize,
 ) -> Result<(Session, NodeCounts), String> {
@@ -177,7 +277,12 @@ fn try_provider(
         .map_err(|error| error.to_string())?
         .with_execution_providers(dispatches)
         .map_err(|error| error.to_string())?;
-    let session = builder.commit_from_memory(bytes).map_err(|error| error.to_string())?;
+    for (name, bytes) in &files.external {
+        builder = builder
+            .with_external_initializer_file_in_memory(name, Arc::clone(bytes))
+            .map_err(|error| error.to_string())?;
+    }
+    let session = builder.commit_from_memory(&files.model).map_err(|error| error.to_string())?;
     let nodes = node_counts(&session).map_err(|error| error.to_string())?;
     Ok((session, nodes))
 }
@@ -197,11 +302,12 @@ fn options(runtime: &Runtime, plan: &ProviderPlan, refuse_cpu: bool) -> Result<S
     Ok(builder)
 }
 
-fn rank(role: OutputRole) -> usize {
+/// Axes of an output; a detector's layout decides for its own.
+fn rank(role: OutputRole) -> Option<usize> {
     match role {
-        OutputRole::Features => 4,
-        OutputRole::Embedding => 2,
-        OutputRole::Detections => 3,
+        OutputRole::Features => Some(4),
+        OutputRole::Embedding => Some(2),
+        _ => None,
     }
 }
 
@@ -210,12 +316,13 @@ fn expected_shape(spec: &OutputSpec) -> String {
     match spec.role {
         OutputRole::Features => format!("[N, {channels}, H, W]"),
         OutputRole::Embedding => format!("[N, {channels}]"),
-        OutputRole::Detections => "[N, rows, columns]".to_owned(),
+        _ => "as its layout says".to_owned(),
     }
 }
 
-/// Compare the manifest with the loaded graph; dynamic sides (−1) agree with anything.
-fn check_shapes(manifest: &ModelManifest, session: &Session) -> Result<(), InferenceError> {
+/// Compare the manifest with the loaded graph; dynamic sides (−1) agree with anything. What the picture input is made of,
+/// and the batch it insists on.
+fn check_shapes(manifest: &ModelManifest, session: &Session) -> Result<(Element, Option<usize>), InferenceError> {
     let model = || manifest.name().to_owned();
     let missing = |what: &str, expected: &str, found: Vec<&str>| InferenceError::Shape {
         model: model(),
@@ -224,47 +331,64 @@ fn check_shapes(manifest: &ModelManifest, session: &Session) -> Result<(), Infer
         found: format!("`{}`", found.join("`, `")),
     };
     let spec = manifest.input();
+    let wanted: Vec<&str> = std::iter::once(&spec.name).chain(&spec.sizes).map(String::as_str).collect();
     let input_names: Vec<&str> = session.inputs().iter().map(ort::value::Outlet::name).collect();
-    let [input] = session.inputs() else { return Err(missing("its only input", &spec.name, input_names)) };
-    if input.name() != spec.name {
-        return Err(missing("its only input", &spec.name, input_names));
+    let find = |name: &str| session.inputs().iter().find(|input| input.name() == name);
+    let Some(input) = find(&spec.name).filter(|_| input_names.iter().all(|name| wanted.contains(name))) else {
+        let what = if wanted.len() == 1 { "its only input" } else { "its inputs" };
+        return Err(missing(what, &wanted.join("`, `"), input_names));
+    };
+    if let Some(sizes) = &spec.sizes {
+        let Some(input) = find(sizes) else { return Err(missing("an input", sizes, input_names)) };
+        check_tensor(manifest, &format!("input `{sizes}`"), input.dtype(), &[TensorElementType::Int64], &[-1, 2])?;
     }
     let [width, height] = spec.size_px.map(i64::from);
-    check_tensor(manifest, &format!("input `{}`", spec.name), input.dtype(), &[-1, 3, height, width])?;
+    let expected = match spec.axes {
+        Axes::Nchw => [-1, 3, height, width],
+        Axes::Nhwc => [-1, height, width, 3],
+    };
+    let types = [TensorElementType::Float32, TensorElementType::Float16, TensorElementType::Uint8];
+    let (element, sides) = check_tensor(manifest, &format!("input `{}`", spec.name), input.dtype(), &types, &expected)?;
     let output_names: Vec<&str> = session.outputs().iter().map(ort::value::Outlet::name).collect();
     for output in manifest.outputs() {
         let Some(outlet) = session.outputs().iter().find(|outlet| outlet.name() == output.name) else {
             return Err(missing("an output", &output.name, output_names));
         };
-        let mut expected = vec![-1; rank(output.role)];
-        if output.role != OutputRole::Detections {
-            expected[1] = output.channels.map_or(-1, i64::from);
-        }
-        check_tensor(manifest, &format!("output `{}`", output.name), outlet.dtype(), &expected)?;
+        let Some(rank) = rank(output.role) else { continue };
+        let mut expected = vec![-1; rank];
+        expected[1] = output.channels.map_or(-1, i64::from);
+        let types = [TensorElementType::Float32, TensorElementType::Float16];
+        check_tensor(manifest, &format!("output `{}`", output.name), outlet.dtype(), &types, &expected)?;
     }
-    Ok(())
+    let element = match element {
+        TensorElementType::Float16 => Element::F16,
+        TensorElementType::Uint8 => Element::U8,
+        _ => Element::F32,
+    };
+    Ok((element, sides.first().and_then(|side| usize::try_from(*side).ok()).filter(|side| *side > 0)))
 }
 
+/// Element type and sides of a tensor that agrees with `expected` (−1 = any).
 fn check_tensor(
     manifest: &ModelManifest,
     what: &str,
     found: &ValueType,
+    types: &[TensorElementType],
     expected: &[i64],
-) -> Result<(), InferenceError> {
-    let agrees = match found {
-        ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => {
-            shape.len() == expected.len()
-                && shape.iter().zip(expected).all(|(found, expected)| *found < 0 || *expected < 0 || found == expected)
+) -> Result<(TensorElementType, Vec<i64>), InferenceError> {
+    if let ValueType::Tensor { ty, shape, .. } = found {
+        let agrees = types.contains(ty)
+            && shape.len() == expected.len()
+            && shape.iter().zip(expected).all(|(found, expected)| *found < 0 || *expected < 0 || found == expected);
+        if agrees {
+            return Ok((*ty, shape.to_vec()));
         }
-        _ => false,
-    };
-    if agrees {
-        return Ok(());
     }
+    let types: Vec<String> = types.iter().map(ToString::to_string).collect();
     Err(InferenceError::Shape {
         model: manifest.name().to_owned(),
         what: what.to_owned(),
-        expected: format!("f32 {expected:?} (-1 = any)"),
+        expected: format!("{} {expected:?} (-1 = any)", types.join(" or ")),
         found: match found {
             ValueType::Tensor { ty, shape, .. } => format!("{ty} {:?}", &shape[..]),
             other => format!("{other:?}"),
@@ -327,7 +451,7 @@ mod tests {
         check_fault("name = \"output\"", "name = \"boxes\"", &["an output", "`boxes`", "`output`"]);
         check_fault("size_px = [416, 416]", "size_px = [64, 64]", &["input `images`", "64", "416"]);
         let feature_role = "role = \"features\"\nstride = 8\nchannels = 7";
-        check_fault("role = \"detections\"", feature_role, &["no output of role `detections`"]);
+        check_fault("role = \"detections\"", feature_role, &["layout `yolox` needs one output of role `detections`"]);
     }
 
     #[test]
@@ -347,7 +471,7 @@ mod tests {
         std::fs::write(dir.path().join("model.onnx"), b"no model").unwrap();
         let manifest = ModelManifest::load(dir.path()).unwrap();
         let error = DetectorModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap_err();
-        assert!(matches!(error, InferenceError::NoProvider { .. }), "{error}");
+        assert!(matches!(error, InferenceError::File { .. }), "{error}");
     }
 
     #[test]

@@ -1,20 +1,25 @@
 //! Where the parts are: boxes with labels.
 //!
 //! Three ways: [`whole`] takes the frame as one item, [`BlobLocator`] looks for what the background does not explain,
-//! and [`YoloxLocator`] names what it knows. Runs in the pipeline's workers; keeps no state between frames.
+//! and [`DetectorLocator`] names what it knows. Runs in the pipeline's workers; keeps no state between frames.
 //! Overload: more boxes than [`crate::limits::ITEMS_PER_FRAME_MAX`] are cut one above it, so that the caller notices.
 
 mod background;
 mod blob;
+pub mod coco;
+mod decoders;
+mod detector;
 mod mask;
 pub mod nms;
 mod planes;
-mod yolox;
+mod segment;
+mod tiles;
 
 use crate::types::{BoundingBox, Image};
 
 pub use blob::{BLOB_LABEL, BlobLocator, BlobOptions};
-pub use yolox::{LocateError, YoloxLocator, YoloxOptions};
+pub use detector::{DetectorLocator, DetectorOptions, LocateError, Segment, decode_outputs};
+pub use segment::BoxMask;
 
 /// Label of the one item of [`whole`].
 pub const WHOLE_LABEL: &str = "frame";

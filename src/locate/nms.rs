@@ -1,21 +1,31 @@
-//! Non-maximum suppression.
+//! Non-maximum suppression. Pure; quadratic in what it is given, which callers bound.
 
 use super::Detection;
+use crate::types::BoundingBox;
 
 /// Of boxes with the same label that overlap by more than `iou_max` (0 to 1), keep the most confident. The rest come
 /// out most confident first; equal confidence keeps the order given.
 #[must_use]
 pub fn suppress(mut detections: Vec<Detection>, iou_max: f32) -> Vec<Detection> {
     detections.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
-    let mut kept: Vec<Detection> = Vec::new();
-    for detection in detections {
-        let is_covered =
-            kept.iter().any(|better| better.label == detection.label && better.bbox.iou(&detection.bbox) > iou_max);
-        if !is_covered {
-            kept.push(detection);
+    keep_first(detections, iou_max, |a, b| a.label == b.label, |one| one.bbox)
+}
+
+/// Of `sorted` (best first) keep each that overlaps none before it that is kept, of the same class, by more than `iou_max`.
+pub(super) fn keep_first<T>(
+    sorted: Vec<T>,
+    iou_max: f32,
+    is_same_class: impl Fn(&T, &T) -> bool,
+    box_of: impl Fn(&T) -> BoundingBox,
+) -> Vec<T> {
+    let mut kept: Vec<(BoundingBox, T)> = Vec::new();
+    for one in sorted {
+        let bbox = box_of(&one);
+        if !kept.iter().any(|(better_box, better)| is_same_class(better, &one) && better_box.iou(&bbox) > iou_max) {
+            kept.push((bbox, one));
         }
     }
-    kept
+    kept.into_iter().map(|(_, one)| one).collect()
 }
 
 #[cfg(test)]
@@ -23,7 +33,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::BoundingBox;
 
     fn detection(x: f32, y: f32, size: f32, label: &str, confidence: f32) -> Detection {
         Detection { bbox: BoundingBox::new(x, y, x + size, y + size), label: label.to_owned(), confidence }

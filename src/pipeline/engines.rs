@@ -9,7 +9,7 @@ use crate::anomaly::{AnomalyError, PatchCore};
 use crate::capture::{self, CaptureError};
 use crate::config::{LocateStage, Recipe, StageProviders};
 use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
-use crate::locate::{BlobLocator, LocateError, YoloxLocator};
+use crate::locate::{BlobLocator, DetectorLocator, LocateError};
 use crate::matching::catalogue::{self, CatalogueError};
 use crate::matching::{DeltaCell, Deltas, LiveIndex, MatchError};
 use crate::measure::ColourTable;
@@ -56,7 +56,7 @@ pub struct Engines {
 pub enum Locator {
     Whole,
     Blob(BlobLocator),
-    Yolox(Box<YoloxLocator>),
+    Detector(Box<DetectorLocator>),
 }
 
 /// Embedder and index.
@@ -100,12 +100,12 @@ impl Engines {
         match &recipe.locate {
             LocateStage::Whole => {}
             LocateStage::Blob(options) => engines.locator = Locator::Blob(BlobLocator::new(options.clone())),
-            LocateStage::Yolox { model, options, providers } => {
+            LocateStage::Detector { model, options, providers } => {
                 let manifest = ModelManifest::load(model)
                     .map_err(|source| EngineError::Inference { stage: "locate", source: Box::new(source) })?;
-                let locator = YoloxLocator::open(runtime, &manifest, &providers.plan, options.clone())?;
+                let locator = DetectorLocator::open(runtime, &manifest, &providers.plan, options.clone())?;
                 engines.note("locate", manifest.sha256(), locator.provider(), locator.is_fallback(), providers);
-                engines.locator = Locator::Yolox(Box::new(locator));
+                engines.locator = Locator::Detector(Box::new(locator));
             }
         }
         if let (Some(stage), Some(index)) = (&recipe.matching, index) {
@@ -176,7 +176,7 @@ impl Engines {
     /// Milliseconds spent inside ONNX Runtime since the engines were opened.
     #[must_use]
     pub fn session_ms(&self) -> f64 {
-        let locate = if let Locator::Yolox(locator) = &self.locator { locator.session_ms() } else { 0.0 };
+        let locate = if let Locator::Detector(locator) = &self.locator { locator.session_ms() } else { 0.0 };
         let embed = self.matcher.as_ref().map_or(0.0, |matcher| matcher.model.session_ms());
         locate + embed + self.surface.as_ref().map_or(0.0, PatchCore::session_ms)
     }

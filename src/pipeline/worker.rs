@@ -153,7 +153,7 @@ pub fn criteria(recipe: &Recipe) -> Criteria<'_> {
         rules: &recipe.rules,
         matching: recipe.matching.as_ref(),
         anomaly: recipe.anomaly.as_ref(),
-        has_detector: matches!(recipe.locate, crate::config::LocateStage::Yolox { .. }),
+        has_detector: matches!(recipe.locate, crate::config::LocateStage::Detector { .. }),
     }
 }
 
@@ -209,7 +209,7 @@ fn examine(
     let located = match &mut engines.locator {
         Locator::Whole => Ok(locate::whole(image)),
         Locator::Blob(locator) => Ok(locator.locate(image)),
-        Locator::Yolox(locator) => locator.locate(image),
+        Locator::Detector(locator) => locator.locate(image),
     };
     found.timings.locate = watch.ms();
     let mut detections = located.unwrap_or_else(|error| {

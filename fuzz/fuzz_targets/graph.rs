@@ -1,0 +1,6 @@
+//! Any bytes as an ONNX file, without a runtime.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    drop(loupe::inference::read_graph(bytes));
+});

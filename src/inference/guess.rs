@@ -1,0 +1,415 @@
+//! What a graph probably is, from its names and shapes, and a manifest to edit.
+//!
+//! Pure. A guess says why; what no graph tells (colour order, scale, mean) is taken as the family trains and marked.
+
+use super::layout::DetectorLayout;
+use super::onnx::{Graph, TensorInfo};
+
+/// A tensor with sides that a run on a grey picture showed, where the graph leaves them open; 0 = still open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub name: String,
+    pub element: String,
+    pub sides: Vec<usize>,
+}
+
+/// What the graph probably is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guess {
+    /// `None`: feature maps or embeddings.
+    pub layout: Option<DetectorLayout>,
+    pub why: Vec<String>,
+    /// Output names with role and stride, as the manifest's tables.
+    outputs: Vec<(String, &'static str, Option<usize>, Option<usize>)>,
+    class_count: Option<usize>,
+    input: String,
+    size_px: [usize; 2],
+    is_nhwc: bool,
+    sizes: Option<String>,
+    detector: Vec<String>,
+}
+
+/// The picture input: four sides, of which one is 3 (or the only one of four sides).
+#[must_use]
+pub fn picture_input(inputs: &[Seen]) -> Option<(&Seen, bool)> {
+    let four: Vec<&Seen> = inputs.iter().filter(|input| input.sides.len() == 4).collect();
+    let is_first = |input: &&Seen| input.sides[1] == 3;
+    let is_last = |input: &&Seen| input.sides[3] == 3 && input.sides[1] != 3;
+    let planar = four.iter().copied().find(is_first).map(|input| (input, false));
+    let with_pixels_last = || four.iter().copied().find(is_last).map(|input| (input, true));
+    planar.or_else(with_pixels_last).or_else(|| four.first().map(|input| (*input, false)))
+}
+
+/// What the graph probably is; words where nothing fits.
+///
+/// # Errors
+/// When there is no picture input, or no layout has such outputs.
+pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, String> {
+    let Some((input, is_nhwc)) = picture_input(inputs) else {
+        let shapes: Vec<String> = graph.inputs.iter().map(TensorInfo::to_string).collect();
+        return Err(format!("no input has four sides as a picture needs ([N, 3, H, W]); found {}", shapes.join(", ")));
+    };
+    let (height, width) = if is_nhwc { (input.sides[1], input.sides[2]) } else { (input.sides[2], input.sides[3]) };
+    let sizes = inputs.iter().find(|other| other.element == "int64" && other.sides.last() == Some(&2));
+    let mut guess = Guess {
+        layout: None,
+        why: Vec::new(),
+        outputs: Vec::new(),
+        class_count: None,
+        input: input.name.clone(),
+        size_px: [width, height],
+        is_nhwc,
+        sizes: sizes.map(|input| input.name.clone()),
+        detector: Vec::new(),
+    };
+    let is_detector = guess.by_names(outputs) || guess.by_pairs(outputs) || guess.by_shape(graph, outputs);
+    if is_detector || guess.features(outputs) {
+        return Ok(guess);
+    }
+    let shapes: Vec<String> = outputs.iter().map(|output| format!("{} {:?}", output.name, output.sides)).collect();
+    Err(format!("no layout has outputs like {}; write the manifest by hand (docs/detectors.md)", shapes.join(", ")))
+}
+
+impl Guess {
+    fn take(&mut self, output: &Seen, role: &'static str) {
+        self.outputs.push((output.name.clone(), role, None, None));
+    }
+
+    /// Outputs that are named as exporters name them.
+    fn by_names(&mut self, outputs: &[Seen]) -> bool {
+        let find = |words: &[&str]| outputs.iter().find(|output| words.iter().any(|word| output.name.contains(word)));
+        let (boxes, scores) = (find(&["boxes", "bboxes"]), find(&["scores"]));
+        let labels = find(&["labels", "classes"]);
+        let count = find(&["num_det", "num_dets"]);
+        let (Some(boxes), Some(scores)) = (boxes, scores) else { return false };
+        if boxes.sides.last() != Some(&4) {
+            return false;
+        }
+        if let (Some(labels), None) = (labels, count) {
+            self.layout = Some(DetectorLayout::Detr);
+            self.why.push(
+                "outputs are called labels, boxes and scores, as RT-DETR, D-FINE and DEIM export them".to_owned(),
+            );
+            if let Some(sizes) = &self.sizes {
+                self.why.push(format!("input `{sizes}` takes the picture's size"));
+            } else {
+                self.why
+                    .push("no input takes the picture's size: set `boxes = \"unit\"` if boxes are 0 to 1".to_owned());
+            }
+            [(labels, "labels"), (boxes, "boxes"), (scores, "scores")]
+                .into_iter()
+                .for_each(|(output, role)| self.take(output, role));
+            return true;
+        }
+        let Some(count) = count else { return false };
+        self.layout = Some(DetectorLayout::Ssd);
+        self.why.push("boxes, scores and a count: duplicates are removed in the graph".to_owned());
+        if boxes.name.starts_with("detection_") {
+            self.why
+                .push("names as TensorFlow writes them: top, left, bottom, right of 0..1, classes from 1".to_owned());
+            self.detector.push("class_offset = 1".to_owned());
+        } else {
+            self.why.push("names as EfficientNMS writes them: corners in pixels, classes from 0".to_owned());
+            self.detector.extend(["boxes = \"input_px\"".to_owned(), "box_order = \"xyxy\"".to_owned()]);
+        }
+        self.take(boxes, "boxes");
+        self.take(scores, "scores");
+        if let Some(labels) = labels {
+            self.take(labels, "labels");
+        }
+        self.take(count, "count");
+        true
+    }
+
+    /// Pairs of class scores and distances for each stride (NanoDet, PicoDet).
+    fn by_pairs(&mut self, outputs: &[Seen]) -> bool {
+        let three = outputs.iter().filter(|output| output.sides.len() == 3).count();
+        if outputs.len() < 4 || three != outputs.len() || !outputs.len().is_multiple_of(2) {
+            return false;
+        }
+        let mut strides = Vec::new();
+        for stride in [8, 16, 32, 64, 128] {
+            let rows = self.cells(stride);
+            let level: Vec<&Seen> = outputs.iter().filter(|output| output.sides[1] == rows).collect();
+            let [first, second] = level[..] else { continue };
+            // 32 = 4 sides of 8 distances.
+            let (scores, boxes) = if first.sides[2] == 32 { (second, first) } else { (first, second) };
+            self.outputs.push((scores.name.clone(), "scores", Some(stride), None));
+            self.outputs.push((boxes.name.clone(), "boxes", Some(stride), None));
+            self.class_count = Some(scores.sides[2]);
+            strides.push(stride);
+        }
+        if strides.len() * 2 != outputs.len() {
+            self.outputs.clear();
+            return false;
+        }
+        self.layout = Some(DetectorLayout::Gfl);
+        self.why
+            .push(format!("a pair of outputs for each of the strides {strides:?}, as NanoDet and PicoDet export them"));
+        self.detector.push(format!("strides = {strides:?}"));
+        true
+    }
+
+    /// One output of rows, mostly `[1, rows, columns]`.
+    fn by_shape(&mut self, graph: &Graph, outputs: &[Seen]) -> bool {
+        let Some(main) = outputs.iter().find(|output| output.sides.len() == 3) else { return false };
+        let prototypes = outputs.iter().find(|output| output.sides.len() == 4 && output.sides[1] > 0);
+        let masks = prototypes.map_or(0, |output| output.sides[1]);
+        let (a, b) = (main.sides[1], main.sides[2]);
+        let grids = |strides: &[usize]| strides.iter().map(|stride| self.cells(*stride)).sum::<usize>();
+        let (three, four) = (grids(&[8, 16, 32]), grids(&[8, 16, 32, 64]));
+        let named = graph.metadata.contains_key("names");
+        let gfl_classes = b.checked_sub(32).filter(|count| *count > 0 && masks == 0);
+        let (layout, why, class_count) = match () {
+            () if b == 6 + masks && a <= 1_000 && a != three => {
+                (DetectorLayout::EndToEnd, format!("{a} rows of 6: corners, score, class"), None)
+            }
+            () if a == four && gfl_classes.is_some() => {
+                self.detector.extend(["strides = [8, 16, 32, 64]".to_owned(), "cell_offset = 0.0".to_owned()]);
+                let why = format!("{a} rows are the cells of strides 8 to 64, {b} = classes + 4 x 8: NanoDet-Plus");
+                (DetectorLayout::Gfl, why, gfl_classes)
+            }
+            () if a == three && b == 112 => {
+                (DetectorLayout::Gfl, "80 classes + 4 x 8 distances a cell: NanoDet or PicoDet".to_owned(), Some(80))
+            }
+            () if (a == 3 * three || b == 3 * three) && a.min(b) > 5 + masks => {
+                let why = format!("{} rows are three anchors for each cell: YOLOv5 or v7", 3 * three);
+                (DetectorLayout::Yolov5, why, Some(a.min(b) - 5 - masks))
+            }
+            () if a == three && b > 5 && !named && b != 84 && masks == 0 => {
+                let why = format!(
+                    "{a} rows of {b} are the cells of strides 8, 16, 32 with 5 + {} values: YOLOX, if the boxes are raw (an \
+                     export that decodes them in the graph is `yolov5`)",
+                    b - 5
+                );
+                (DetectorLayout::Yolox, why, Some(b - 5))
+            }
+            () if a.min(b) > 4 + masks && a != b => {
+                let way = if a < b { "planes" } else { "rows" };
+                let why = format!("4 + {} values in {way}, without objectness: YOLOv8, v9, v11", a.min(b) - 4 - masks);
+                (DetectorLayout::Yolo, why, Some(a.min(b) - 4 - masks))
+            }
+            () => return false,
+        };
+        self.layout = Some(layout);
+        self.why.push(why);
+        self.class_count = class_count;
+        self.take(main, "detections");
+        if let Some(prototypes) = prototypes {
+            self.why.push(format!("{masks} mask prototypes in `{}`", prototypes.name));
+            self.take(prototypes, "prototypes");
+        }
+        true
+    }
+
+    fn features(&mut self, outputs: &[Seen]) -> bool {
+        for output in outputs {
+            match output.sides[..] {
+                [_, channels, height, _] if height > 0 && channels > 0 => {
+                    let stride = self.size_px[1].div_ceil(height);
+                    self.outputs.push((output.name.clone(), "features", Some(stride), Some(channels)));
+                }
+                [_, channels] if channels > 0 => {
+                    self.outputs.push((output.name.clone(), "embedding", None, Some(channels)));
+                }
+                _ => {}
+            }
+        }
+        self.why.push("outputs are maps or vectors: a backbone".to_owned());
+        !self.outputs.is_empty()
+    }
+
+    fn cells(&self, stride: usize) -> usize {
+        self.size_px[0].div_ceil(stride) * self.size_px[1].div_ceil(stride)
+    }
+
+    /// `manifest.toml` for a file of this name and digest, with what is guessed marked.
+    #[must_use]
+    pub fn manifest(
+        &self,
+        graph: &Graph,
+        name: &str,
+        file: &str,
+        sha256: &str,
+        external: &[(String, String)],
+    ) -> String {
+        let mut text = String::new();
+        let classes = self.classes(graph);
+        let kind = if self.layout.is_some() { "detector" } else { "features" };
+        push(&mut text, format_args!("# Guessed by `loupe model probe`: check every line that says so."));
+        push(&mut text, format_args!("name = \"{name}\"\nversion = \"1\"\nkind = \"{kind}\""));
+        if let Some(layout) = self.layout {
+            push(
+                &mut text,
+                format_args!("layout = \"{layout}\"             # guessed: {}", plain(&self.why.join("; "))),
+            );
+            push(&mut text, format_args!("classes = {classes:?}             # in the order of the output"));
+        }
+        push(&mut text, format_args!("file = \"{file}\"\nsha256 = \"{sha256}\""));
+        push(
+            &mut text,
+            format_args!(
+                "license = \"unknown\"             # say whose it is\nsource = \"{}\"",
+                plain(&graph.producer)
+            ),
+        );
+        text.push_str(&self.input_table());
+        if !self.detector.is_empty() {
+            push(&mut text, format_args!("\n[detector]\n{}", self.detector.join("\n")));
+        }
+        for (output, role, stride, channels) in &self.outputs {
+            push(&mut text, format_args!("\n[[outputs]]\nname = \"{}\"\nrole = \"{role}\"", plain(output)));
+            if let Some(stride) = stride {
+                push(&mut text, format_args!("stride = {stride}"));
+            }
+            if let Some(channels) = channels {
+                push(&mut text, format_args!("channels = {channels}"));
+            }
+        }
+        for (file, sha256) in external {
+            push(&mut text, format_args!("\n[[external]]\nfile = \"{}\"\nsha256 = \"{sha256}\"", plain(file)));
+        }
+        text
+    }
+
+    fn input_table(&self) -> String {
+        const BY_255: &str = "0.00392156862745098";
+        let imagenet = "mean = [0.485, 0.456, 0.406]     # guessed\nstd = [0.229, 0.224, 0.225]      # guessed";
+        let imagenet_bgr = "mean = [0.406, 0.456, 0.485]     # guessed\nstd = [0.225, 0.224, 0.229]      # guessed";
+        let plain_values = "mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]";
+        let (color, scale, values, resize) = match self.layout {
+            Some(DetectorLayout::Yolox) => ("bgr", "1.0", plain_values, "letterbox"),
+            Some(DetectorLayout::Yolo | DetectorLayout::Yolov5 | DetectorLayout::EndToEnd) => {
+                ("rgb", BY_255, plain_values, "letterbox")
+            }
+            Some(DetectorLayout::Detr) => ("rgb", BY_255, plain_values, "stretch"),
+            Some(DetectorLayout::Gfl) => ("bgr", BY_255, imagenet_bgr, "stretch"),
+            Some(DetectorLayout::Ssd) => ("rgb", "1.0", plain_values, "stretch"),
+            None => ("rgb", BY_255, imagenet, "stretch"),
+        };
+        let resample = match self.layout {
+            None | Some(DetectorLayout::Detr) => "triangle",
+            Some(_) => "linear",
+        };
+        let mut text = format!(
+            "\n[input]\nname = \"{}\"\nsize_px = [{}, {}]\ncolor = \"{color}\"                # guessed: rgb | bgr\n\
+             scale = {scale}    # guessed; multiplies 0..255 first\n{values}\n\
+             resize = \"{resize}\"         # guessed: stretch | letterbox\n\
+             resample = \"{resample}\"       # guessed: linear (OpenCV) | triangle (Pillow, torchvision)\n",
+            plain(&self.input),
+            self.size_px[0],
+            self.size_px[1],
+        );
+        if self.is_nhwc {
+            text.push_str("axes = \"nhwc\"\n");
+        }
+        if let Some(sizes) = &self.sizes {
+            push(&mut text, format_args!("sizes = \"{}\"", plain(sizes)));
+        }
+        text
+    }
+
+    /// Names from Ultralytics' metadata (`{0: 'person', 1: 'bicycle'}`), else numbered ones.
+    fn classes(&self, graph: &Graph) -> Vec<String> {
+        let names = graph.metadata.get("names").map(|text| {
+            let parts = text.trim_matches(['{', '}']).split(", ");
+            let names =
+                parts.filter_map(|part| Some(part.split_once(':')?.1.trim().trim_matches(['\'', '"']).to_owned()));
+            names.collect::<Vec<_>>()
+        });
+        match (names, self.class_count) {
+            (Some(names), count) if count.is_none_or(|count| count == names.len()) => names,
+            (_, Some(1)) => vec!["object".to_owned()],
+            (_, Some(count)) => (0..count).map(|class| format!("class_{class}")).collect(),
+            (_, None) => Vec::new(),
+        }
+    }
+}
+
+fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.push_str(&line.to_string());
+    text.push('\n');
+}
+
+/// Safe between the quotes of a TOML string.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\').collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(name: &str, element: &str, sides: &[usize]) -> Seen {
+        Seen { name: name.to_owned(), element: element.to_owned(), sides: sides.to_vec() }
+    }
+
+    fn check_guess(
+        size: usize,
+        outputs: &[(&str, &[usize])],
+        expected: Option<DetectorLayout>,
+        classes: Option<usize>,
+    ) {
+        let inputs = [seen("images", "float32", &[1, 3, size, size])];
+        let outputs: Vec<Seen> = outputs.iter().map(|(name, sides)| seen(name, "float32", sides)).collect();
+        let found = guess(&Graph::default(), &inputs, &outputs).unwrap();
+        assert_eq!((found.layout, found.class_count), (expected, classes), "{outputs:?}");
+        assert!(!found.why.is_empty());
+        let text = found.manifest(&Graph::default(), "m", "model.onnx", &"0".repeat(64), &[]);
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("manifest.toml"), &text).unwrap();
+        let manifest =
+            super::super::ModelManifest::load(folder.path()).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(manifest.layout(), expected);
+    }
+
+    #[test]
+    fn exports_of_each_family_are_recognised_and_their_manifest_reads() {
+        check_guess(416, &[("output", &[1, 3549, 85])], Some(DetectorLayout::Yolox), Some(80));
+        check_guess(416, &[("output", &[1, 3549, 6])], Some(DetectorLayout::Yolox), Some(1));
+        check_guess(640, &[("output0", &[1, 84, 8400])], Some(DetectorLayout::Yolo), Some(80));
+        check_guess(640, &[("output0", &[1, 8400, 84])], Some(DetectorLayout::Yolo), Some(80));
+        check_guess(640, &[("output0", &[1, 25_200, 85])], Some(DetectorLayout::Yolov5), Some(80));
+        check_guess(640, &[("output0", &[1, 300, 6])], Some(DetectorLayout::EndToEnd), None);
+        let seg: &[(&str, &[usize])] = &[("output0", &[1, 116, 8400]), ("output1", &[1, 32, 160, 160])];
+        check_guess(640, seg, Some(DetectorLayout::Yolo), Some(80));
+        check_guess(416, &[("output", &[1, 3598, 112])], Some(DetectorLayout::Gfl), Some(80));
+        let detr: &[(&str, &[usize])] = &[("labels", &[1, 100]), ("boxes", &[1, 100, 4]), ("scores", &[1, 100])];
+        check_guess(320, detr, Some(DetectorLayout::Detr), None);
+        let ssd: &[(&str, &[usize])] = &[
+            ("num_detections", &[1]),
+            ("detection_boxes", &[1, 100, 4]),
+            ("detection_scores", &[1, 100]),
+            ("detection_classes", &[1, 100]),
+        ];
+        check_guess(300, ssd, Some(DetectorLayout::Ssd), None);
+        let pico: &[(&str, &[usize])] = &[
+            ("a", &[1, 1600, 80]),
+            ("b", &[1, 400, 80]),
+            ("c", &[1, 100, 80]),
+            ("d", &[1, 1600, 32]),
+            ("e", &[1, 400, 32]),
+            ("f", &[1, 100, 32]),
+        ];
+        check_guess(320, pico, Some(DetectorLayout::Gfl), Some(80));
+        check_guess(224, &[("s8", &[1, 32, 28, 28]), ("embedding", &[1, 1280])], None, None);
+    }
+
+    #[test]
+    fn what_fits_nothing_says_what_was_seen() {
+        let error = guess(&Graph::default(), &[seen("ids", "int64", &[1, 7])], &[]).unwrap_err();
+        assert!(error.contains("no input has four sides"), "{error}");
+        let inputs = [seen("images", "float32", &[1, 3, 64, 64])];
+        let error = guess(&Graph::default(), &inputs, &[seen("o", "float32", &[5])]).unwrap_err();
+        assert!(error.contains("o [5]") && error.contains("by hand"), "{error}");
+    }
+
+    #[test]
+    fn class_names_come_from_the_metadata() {
+        let mut graph = Graph::default();
+        graph.metadata.insert("names".to_owned(), "{0: 'bolt', 1: 'nut'}".to_owned());
+        let inputs = [seen("images", "float32", &[1, 3, 640, 640])];
+        let found = guess(&graph, &inputs, &[seen("o", "float32", &[1, 6, 8400])]).unwrap();
+        assert_eq!(found.classes(&graph), ["bolt", "nut"]);
+    }
+}
