@@ -108,13 +108,15 @@ fn in_turns(base: &Path, item_count: u32) {
     let (mut bytes_ms, mut pages_ms, mut commit_ms) =
         (Latencies::default(), Latencies::default(), Latencies::default());
     for number in 0..COMMITS {
-        bytes_ms.add(|| drop(same_bytes.prepare_cached("INSERT INTO t VALUES (?1)").unwrap().execute([&row]).unwrap()));
+        bytes_ms.add(|| {
+            same_bytes.prepare_cached("INSERT INTO t VALUES (?1)").unwrap().execute([&row]).unwrap();
+        });
         let first = (number as i64 * 37) % 4_000 + 1;
         let sql = "UPDATE t SET x = ?1 WHERE rowid BETWEEN ?2 AND ?3";
         let last = first + pages as i64 - 1;
         let content = format!("{number:08}{}", &filler[8..]);
         pages_ms.add(|| {
-            drop(same_pages.prepare_cached(sql).unwrap().execute(rusqlite::params![content, first, last]).unwrap());
+            same_pages.prepare_cached(sql).unwrap().execute(rusqlite::params![content, first, last]).unwrap();
         });
         let inspection = inspection(number, item_count);
         commit_ms.add(|| drop(ledger.commit(inspection, Vec::new()).unwrap()));

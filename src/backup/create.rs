@@ -62,7 +62,7 @@ pub fn create(
     copy.remove();
     let ledger_now = fs::metadata(ledger::database_path(&plan.state_dir)).map_or(0, |metadata| metadata.len());
     need_space(out, ledger_now)?;
-    let taken = ledger::copy_online(&plan.state_dir, &copy.0, |done, total| progress(done, total))?;
+    let taken = ledger::copy_online(&plan.state_dir, &copy.0, &mut *progress)?;
     let pictures = ledger::named_files(&copy.0)?;
     let others = plan.other_state()?;
 

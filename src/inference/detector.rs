@@ -1,6 +1,5 @@
 //! Detector models: raw outputs; the room `locate` decodes them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::features::resize_error;
@@ -155,12 +154,7 @@ impl DetectorModel {
 }
 
 /// One picture's part of an output. A graph of batch 1 may have left the batch out.
-fn of_picture<'v>(
-    shape: &[usize],
-    values: &'v Cow<'_, [f32]>,
-    slot: usize,
-    batch: usize,
-) -> Option<(Vec<usize>, &'v [f32])> {
+fn of_picture<'v>(shape: &[usize], values: &'v [f32], slot: usize, batch: usize) -> Option<(Vec<usize>, &'v [f32])> {
     match shape.split_first() {
         Some((first, rest)) if *first == batch => {
             let count: usize = rest.iter().product();
@@ -173,6 +167,8 @@ fn of_picture<'v>(
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     #[test]

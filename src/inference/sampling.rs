@@ -196,9 +196,9 @@ fn blend(first: &[i32], second: &[i32], [a, b]: [i32; 2], line: &mut [u8]) {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a weighted mean of octets is an octet")]
+/// A weighted mean of octets is an octet.
 fn octet(value: i32) -> u8 {
-    value.clamp(0, 255) as u8
+    u8::try_from(value.clamp(0, 255)).unwrap_or(u8::MAX)
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ mod tests {
         let (_dir, log, whole) = log();
         let frame = FRAME_HEADER_BYTES + 4096;
         let frames = (whole.len() - HEADER_BYTES) / frame;
-        assert!(frames > 8 && (whole.len() - HEADER_BYTES) % frame == 0, "{frames} frames");
+        assert!(frames > 8 && (whole.len() - HEADER_BYTES).is_multiple_of(frame), "{frames} frames");
         let flipped = |at: usize| {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;

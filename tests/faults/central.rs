@@ -14,8 +14,8 @@ use loupe::uplink::{Secret, Uplink, UplinkConfig, drain};
 
 use crate::driver::Ack;
 use crate::oracle::{Subject, Verdict, migrate};
-use crate::proxy::{Network, Proxy};
 use crate::support::postgres::Postgres;
+use crate::support::proxy::{Network, Proxy};
 use crate::support::samples;
 use crate::{cycles, faultfs, scaled, seed};
 

@@ -62,7 +62,7 @@ fn watch_events(state: &Path, shown: &Arc<Mutex<Vec<Ack>>>) -> Option<std::threa
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             let Some(event) = line.strip_prefix("data: ") else { continue };
             let Ok(event) = serde_json::from_str::<serde_json::Value>(event) else { continue };
-            if let (Some(id), Some(code)) = (event["id"].as_str(), event["code"].as_str()) {
+            if let (Some(id), Some(code)) = (event["inspection_id"].as_str(), event["code"].as_str()) {
                 let ack = Ack::Shown { id: id.parse().unwrap(), code: code.to_owned() };
                 shown.lock().unwrap().push(ack);
             }

@@ -102,7 +102,7 @@ fn cycle(subject: &mut Subject<'_>, kill: &Kill, seed: u64) -> bool {
         steps: if name.is_empty() { 40 } else { 6 },
         clock_us: subject.clock_us,
         waits: name.starts_with("uplink.") || name.contains("acknowledge") || name.contains("park"),
-        builds: name.starts_with("index.") || (name.is_empty() && seed % 4 == 0),
+        builds: name.starts_with("index.") || (name.is_empty() && seed.is_multiple_of(4)),
     };
     let mut command = drive.command();
     if let Kill::At { plan, .. } = kill {

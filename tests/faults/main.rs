@@ -12,8 +12,6 @@ mod faultfs;
 mod kills;
 mod offline;
 mod oracle;
-#[path = "../support/proxy.rs"]
-mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 
