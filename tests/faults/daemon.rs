@@ -70,28 +70,39 @@ fn watch_events(state: &Path, shown: &Arc<Mutex<Vec<Ack>>>) -> Option<std::threa
     }))
 }
 
+/// The daemon; killed when a test gives up on it.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It has ended already in every test that passes.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// One life of the daemon: killed at `plan`, or `after` that long, or asked to stop when it has shown something.
 fn live(folder: &Path, subject: &mut Subject<'_>, plan: Option<&str>, after: Option<Duration>) -> bool {
     let address = subject.state.join("dashboard.addr");
     drop(fs::remove_file(&address));
     let shown = Arc::new(Mutex::new(Vec::new()));
-    let mut daemon = spawn(folder, plan);
+    let mut daemon = Daemon(spawn(folder, plan));
     let watch = Stopwatch::start();
     let mut screen = None;
     let mut is_asked_to_stop = false;
     let status = loop {
-        if let Some(status) = daemon.try_wait().unwrap() {
+        if let Some(status) = daemon.0.try_wait().unwrap() {
             break status;
         }
         if screen.is_none() && address.exists() {
             screen = watch_events(&subject.state, &shown);
         }
         if after.is_some_and(|after| watch.elapsed() >= after) {
-            daemon.kill().unwrap();
+            daemon.0.kill().unwrap();
         }
         if after.is_none() && !is_asked_to_stop && shown.lock().unwrap().len() >= 5 {
             is_asked_to_stop = true;
-            drop(Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status());
+            drop(Command::new("kill").args(["-TERM", &daemon.0.id().to_string()]).status());
         }
         assert!(watch.elapsed().as_secs() < PATIENCE_S, "the daemon hangs: {plan:?}");
         std::thread::park_timeout(Duration::from_millis(1));
