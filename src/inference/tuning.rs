@@ -26,7 +26,8 @@ pub struct Tuning {
     pub model_sha256: Digest,
     /// Cores and processor it was measured on.
     pub machine: String,
-    pub library: String,
+    /// Build of ONNX Runtime it was measured with.
+    pub onnxruntime: String,
     /// Threads within one operator.
     pub intra_threads: usize,
     pub rows: Vec<TuningRow>,
@@ -46,8 +47,8 @@ pub struct TuningRow {
 impl Tuning {
     #[must_use]
     pub fn new(manifest: &ModelManifest, runtime: &Runtime, intra_threads: usize, rows: Vec<TuningRow>) -> Self {
-        let (machine, library) = (machine(), runtime.build_info().to_owned());
-        Self { format: FORMAT, model_sha256: manifest.sha256(), machine, library, intra_threads, rows }
+        let (machine, onnxruntime) = (machine(), runtime.build_info().to_owned());
+        Self { format: FORMAT, model_sha256: manifest.sha256(), machine, onnxruntime, intra_threads, rows }
     }
 
     /// Write it beside the model; the path.
@@ -76,7 +77,7 @@ impl Tuning {
         let fits = tuning.format == FORMAT
             && tuning.model_sha256 == manifest.sha256()
             && tuning.machine == machine()
-            && tuning.library == runtime.build_info()
+            && tuning.onnxruntime == runtime.build_info()
             && (1..=256).contains(&tuning.intra_threads);
         if !fits {
             tracing::warn!(path = %path.display(), "tuning is of another machine, library or model and is not used");
