@@ -69,7 +69,7 @@ pub fn copy_online(
         .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))
         .map_err(&on_source)?
         .try_into()
-        .unwrap_or(8192);
+        .unwrap_or(u64::from(store::PAGE_BYTES));
     let mut destination = Connection::open(target).map_err(&on_target)?;
     {
         let backup = Backup::new(&source, &mut destination).map_err(&on_target)?;
