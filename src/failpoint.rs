@@ -90,6 +90,8 @@ pub const ALL: &[&str] = &[
     "daemon.stop.pipeline",
     "daemon.stop.uplink",
     "daemon.stop.ledger",
+    "model.run",
+    "model.rebuild",
     "pipeline.decided",
     "pipeline.submitted",
     "pipeline.committed",

@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("decide", &["types", "config", "locate", "limits"]),
     ("overlay", &["types", "limits"]),
     ("capture", &["types", "limits", "clock", "shutdown"]),
-    ("inference", &["types", "limits", "clock"]),
+    ("inference", &["types", "limits", "clock", "failpoint"]),
     ("locate", &["types", "limits", "inference"]),
     ("measure", &["types", "limits"]),
     ("matching", &["types", "limits", "clock", "measure", "failpoint"]),

@@ -1,7 +1,6 @@
 //! Scores pictures against a bank.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::build::layers;
 use super::map::{MapDrawer, ScoreMap};
@@ -9,7 +8,7 @@ use super::patches::PatchGrid;
 use super::score::normalise;
 use super::{AnomalyError, Bank};
 use crate::clock::Stopwatch;
-use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
+use crate::inference::{FeatureModel, Host, ModelHealth, ModelManifest, ProviderPlan};
 use crate::matching::faiss;
 use crate::types::{AnomalyEvidence, BoundingBox, Digest, Image, Provider};
 
@@ -42,7 +41,7 @@ impl PatchCore {
     /// When the bank is damaged, its model is missing or another one than it was built with, or the model cannot run.
     pub fn open(
         dir: &Path,
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         models: &Path,
         plan: &ProviderPlan,
     ) -> Result<PatchCore, AnomalyError> {
@@ -57,7 +56,7 @@ impl PatchCore {
                 found: model_manifest.sha256(),
             });
         }
-        let model = FeatureModel::open(runtime, &model_manifest, plan)?;
+        let model = FeatureModel::open(host, &model_manifest, plan)?;
         let model_layers = layers(&model);
         if model_layers != manifest.layers {
             return Err(AnomalyError::Shape {
@@ -149,6 +148,12 @@ impl PatchCore {
         self.model.is_fallback()
     }
 
+    /// How the model is doing, where stations share it.
+    #[must_use]
+    pub fn health(&self) -> &ModelHealth {
+        self.model.health()
+    }
+
     /// Summed time inside ONNX Runtime since the bank was opened.
     #[must_use]
     pub fn session_ms(&self) -> f64 {
@@ -160,8 +165,9 @@ impl PatchCore {
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{AnomalyError, FeatureModel, Image, ModelManifest, PatchCore, ProviderPlan, Runtime};
+    use super::{AnomalyError, FeatureModel, Image, ModelManifest, PatchCore, ProviderPlan};
     use crate::anomaly::{BankBuilder, BankOptions};
+    use crate::inference::Runtime;
 
     fn models() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("models")

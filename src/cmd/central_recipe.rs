@@ -22,7 +22,7 @@ pub fn parse(folder: &Path, body: &str) -> Result<Recipe, String> {
     Recipe::parse(&folder.join(name), body.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Read a recipe's text and open everything it names, as a station would.
+/// Read a recipe's text, open everything it names, as a station would, and replay the goldens of its models.
 ///
 /// # Errors
 /// With what is wrong with it on this machine.
@@ -31,6 +31,7 @@ pub fn prove(runtime: &Arc<Runtime>, folder: &Path, body: &str) -> Result<Recipe
     let index = recipe.matching.as_ref().map(|stage| LiveIndex::open(&stage.index)).transpose();
     let index = index.map_err(|error| format!("part index: {error}"))?;
     Engines::open(runtime, &recipe, index, &Deltas::default()).map_err(|error| error.to_string())?;
+    super::model::verify_recipes(runtime, std::iter::once(&recipe)).map_err(|error| format!("{error:#}"))?;
     Ok(recipe)
 }
 

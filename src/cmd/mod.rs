@@ -25,6 +25,7 @@ mod late;
 mod ledger_desk;
 pub mod model;
 mod model_bench;
+mod model_cameras;
 pub mod outbox;
 mod outbox_file;
 mod outbox_repair;

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Recipe, StationRecipe};
 use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, ReviewFn, StationInfo};
 use crate::failpoint;
-use crate::inference::Runtime;
+use crate::inference::{ModelPool, Runtime};
 use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
@@ -77,8 +77,10 @@ pub fn serve(
     let ledger = Ledger::open(&state_dir, clock.clone())
         .with_context(|| format!("state folder {} (storage.state_dir)", state_dir.display()))?;
     failpoint::hit("daemon.start.ledger");
+    let models = ModelPool::new(Arc::clone(&runtime), clock.clone(), super::model::decode);
     let shared = Shared {
         runtime,
+        models,
         ledger: ledger.clone(),
         clock: clock.clone(),
         shutdown: shutdown.clone(),

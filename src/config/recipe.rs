@@ -1,11 +1,13 @@
 //! Recipes: the inspection program of one product.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::{ConfigError, Document, Fault};
-use crate::inference::ProviderPlan;
+use crate::inference::{BatchLimits, Batching, ProviderPlan};
+use crate::limits::BATCH_PICTURES_MAX;
 use crate::locate::{BlobOptions, DetectorOptions};
 use crate::quality::QualityLimits;
 use crate::types::{Digest, QualityLevel};
@@ -237,6 +239,8 @@ struct RawProviders {
     accept_fallback: bool,
     engine_cache: Option<PathBuf>,
     intra_threads: Option<usize>,
+    batch_max: Option<usize>,
+    batch_deadline_ms: Option<f32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -429,6 +433,26 @@ impl RawRules {
     }
 }
 
+impl RawProviders {
+    /// 0 = a session a worker; 1 and more = one session; nothing = as the provider likes it.
+    fn batching(&self, key_path: &str, document: &mut Document) -> Batching {
+        let defaults = BatchLimits::default();
+        if let Some(max) = self.batch_max.filter(|max| *max > BATCH_PICTURES_MAX) {
+            document.fault(&format!("{key_path}.batch_max"), format!("is {max}, must be 0 to {BATCH_PICTURES_MAX}"));
+        }
+        if let Some(deadline_ms) = self.batch_deadline_ms {
+            check_range(document, &format!("{key_path}.batch_deadline_ms"), deadline_ms, 0.0, 10_000.0);
+        }
+        let checked_ms = self.batch_deadline_ms.filter(|ms| (0.0..=10_000.0).contains(ms));
+        let deadline = checked_ms.map_or(defaults.deadline, |ms| Duration::from_secs_f32(ms / 1_000.0));
+        match (self.batch_max, self.batch_deadline_ms) {
+            (None, None) => Batching::Auto,
+            (Some(0), _) => Batching::Off,
+            (max, _) => Batching::On(BatchLimits { max: max.unwrap_or(defaults.max), deadline }),
+        }
+    }
+}
+
 fn validate_providers(
     raw: Option<RawProviders>,
     key_path: &str,
@@ -442,12 +466,14 @@ fn validate_providers(
     if raw.intra_threads == Some(0) {
         document.fault(&format!("{key_path}.intra_threads"), "is 0, must be at least 1");
     }
+    let batching = raw.batching(key_path, document);
     StageProviders {
         plan: ProviderPlan {
             providers: raw.order,
             require: raw.require,
             cache_dir: raw.engine_cache.map(|path| folder.join(path)),
             intra_threads: raw.intra_threads,
+            batching,
         },
         accept_fallback: raw.accept_fallback,
     }

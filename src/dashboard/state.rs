@@ -117,6 +117,8 @@ pub struct ModelRun {
     pub required: Option<String>,
     /// It does not run where its plan wants it first.
     pub is_fallback: bool,
+    /// Why it cannot answer now: its device failed and it is being opened again.
+    pub fault: Option<String>,
 }
 
 /// How the uplink stands, for people.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each worker owns a set of engines for every station and carries a frame from bytes to decision, so that the cores
-//! are busy without sharing a session. The publisher waits for each commit and hands outcomes to the sink in the
+//! are busy; stations of a worker share its sessions, and workers share one where a model is batched. The publisher waits for each commit and hands outcomes to the sink in the
 //! order of each station's frames: nothing is shown that is not on disk.
 //!
 //! Overload: file input waits (a full queue blocks capture), so no frame of a file is ever dropped.
@@ -41,7 +41,7 @@ pub use worker::criteria;
 use crate::capture::FrameSource;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
-use crate::inference::Runtime;
+use crate::inference::{Host, ModelHealth, ModelPool, Runtime};
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
 use crate::matching::{Deltas, LiveIndex, MatchError};
@@ -90,6 +90,8 @@ impl std::fmt::Debug for StationInput {
 #[derive(Debug, Clone)]
 pub struct Shared {
     pub runtime: Arc<Runtime>,
+    /// Where the workers open their models.
+    pub models: ModelPool,
     pub ledger: Ledger,
     pub clock: Clock,
     pub shutdown: Shutdown,
@@ -138,6 +140,8 @@ pub struct StationStatus {
     pub recipe: String,
     pub providers: BTreeMap<String, Provider>,
     pub is_fallback: bool,
+    /// By stage, how its model is doing.
+    pub health: BTreeMap<String, ModelHealth>,
 }
 
 /// The running pipeline.
@@ -230,14 +234,16 @@ struct Opened {
 /// One set of engines a worker, the stations' statuses and what the workers need to know of the stations.
 fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Result<Opened, PipelineError> {
     let software_sha256 = software_sha256().map_err(PipelineError::Software)?;
+    let hosts: Vec<Host> = (0..workers).map(|_| shared.models.worker()).collect();
     let mut sets: EngineSets = (0..workers).map(|_| Vec::new()).collect();
     let (mut statuses, mut stations, mut watched) = (Vec::new(), Vec::new(), Vec::new());
     shared.deltas.replace(shared.ledger.learned_templates()?);
     for input in inputs {
         let index = open_index(input)?;
-        for set in &mut sets {
-            let engines = Engines::open(&shared.runtime, &input.recipe, index.clone(), &shared.deltas)
+        for (set, host) in sets.iter_mut().zip(&hosts) {
+            let mut engines = Engines::open(host, &input.recipe, index.clone(), &shared.deltas)
                 .map_err(|source| PipelineError::Engine { station: input.name.clone(), source: Box::new(source) })?;
+            engines.warm_up();
             set.push(engines);
         }
         let Some(engines) = sets.first().and_then(|set| set.last()) else { continue };
@@ -266,6 +272,7 @@ fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Res
             recipe: input.recipe.name.clone(),
             providers: engines.providers.clone(),
             is_fallback: engines.is_fallback,
+            health: engines.health.clone(),
         });
     }
     Ok(Opened { sets, statuses, stations, watched })

@@ -10,14 +10,15 @@ use super::artifacts::{self, Material};
 use super::engines::{Engines, Locator};
 use super::history::History;
 use super::provenance::Provenances;
-use crate::anomaly::ScoreMap;
+use crate::anomaly::{AnomalyError, ScoreMap};
 use crate::capture::{self, CapturedFrame, Payload};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
+use crate::inference::InferenceError;
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
-use crate::locate;
+use crate::locate::{self, LocateError};
 use crate::matching::{AcceptRule, Learning, PartIndex};
 use crate::measure::{measure_colour, measure_size};
 use crate::notify;
@@ -214,7 +215,11 @@ fn examine(
     found.timings.locate = watch.ms();
     let mut detections = located.unwrap_or_else(|error| {
         warn!(station = station.name, source, error = %error, "frame held: locating failed");
-        found.evidence.faults.push(Reason::ModelError);
+        let fault = match &error {
+            LocateError::Inference(error) => fault_of(error),
+            _ => Reason::ModelError,
+        };
+        found.evidence.faults.push(fault);
         Vec::new()
     });
     if detections.len() > ITEMS_PER_FRAME_MAX {
@@ -266,7 +271,7 @@ fn identify(
         Ok(embeddings) => embeddings,
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: embedding failed");
-            found.evidence.faults.push(Reason::ModelError);
+            found.evidence.faults.push(fault_of(&error));
             return;
         }
     };
@@ -303,10 +308,19 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
         }
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: anomaly scoring failed");
-            found.evidence.faults.push(Reason::ModelError);
+            let fault = match &error {
+                AnomalyError::Inference(error) => fault_of(error),
+                _ => Reason::ModelError,
+            };
+            found.evidence.faults.push(fault);
         }
     }
     found.timings.anomaly = watch.ms();
+}
+
+/// Whether the model failed on this picture, or cannot answer at all now.
+fn fault_of(error: &InferenceError) -> Reason {
+    if error.is_unavailable() { Reason::ModelUnavailable } else { Reason::ModelError }
 }
 
 /// A picture that cannot be made is worth a warning, never the verdict.

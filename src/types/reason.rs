@@ -37,6 +37,7 @@ pub enum Reason {
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
     ModelError,
+    ModelUnavailable,
     ProviderFallback,
     DeadlineMissed,
     LedgerUnavailable,
@@ -44,7 +45,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 33] = [
+    pub const ALL: [Reason; 34] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -74,6 +75,7 @@ impl Reason {
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
         Reason::ModelError,
+        Reason::ModelUnavailable,
         Reason::ProviderFallback,
         Reason::DeadlineMissed,
         Reason::LedgerUnavailable,
@@ -113,6 +115,7 @@ impl Reason {
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
             Reason::ModelError => "model.error",
+            Reason::ModelUnavailable => "model.unavailable",
             Reason::ProviderFallback => "model.provider_fallback",
             Reason::DeadlineMissed => "decide.deadline_missed",
             Reason::LedgerUnavailable => "ledger.unavailable",
@@ -157,6 +160,9 @@ impl Reason {
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",
             Reason::ModelError => "a model failed on this picture; see the log",
+            Reason::ModelUnavailable => {
+                "the model's device failed and the model is being opened again; if that lasts, restart the service"
+            }
             Reason::ProviderFallback => "the model does not run where the recipe requires; check the accelerator",
             Reason::DeadlineMissed => "the answer came too late for the line; check the load of the machine",
             Reason::LedgerUnavailable => "the result could not be stored; check the disk",

@@ -153,6 +153,7 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
         provider: "cpu".to_owned(),
         required: None,
         is_fallback: false,
+        fault: None,
     };
     let snapshot = Snapshot {
         captured: 12,

@@ -332,13 +332,15 @@ function drawUplink(uplink) {
 function drawProviders(providers) {
   const fallen = providers.filter((run) => run.is_fallback || (run.required && run.required !== run.provider));
   const names = [...new Set(providers.map((run) => run.provider.toUpperCase()))].join(", ");
-  if (fallen.length) lamp("lamp-providers", "bad", `Fallback: ${fallen[0].model} on ${fallen[0].provider.toUpperCase()}`, "see Models");
+  const down = providers.filter((run) => run.fault);
+  if (down.length) lamp("lamp-providers", "bad", `Down: ${down[0].model}`, down[0].fault);
+  else if (fallen.length) lamp("lamp-providers", "bad", `Fallback: ${fallen[0].model} on ${fallen[0].provider.toUpperCase()}`, "see Models");
   else if (names) lamp("lamp-providers", "good", names, "where the models run");
   else $("lamp-providers").replaceChildren();
   $("models").replaceChildren(...providers.map((run) => {
-    const isBad = fallen.includes(run);
-    const where = run.provider.toUpperCase() + (run.required && run.required !== run.provider ? `, ${run.required.toUpperCase()} required` : isBad ? ", fallback" : "");
-    return element("li", { className: isBad ? "bad" : "" }, element("span", { text: run.model }), element("span", { text: where }));
+    const isBad = fallen.includes(run) || Boolean(run.fault);
+    const where = run.provider.toUpperCase() + (run.required && run.required !== run.provider ? `, ${run.required.toUpperCase()} required` : fallen.includes(run) ? ", fallback" : "") + (run.fault ? ", being opened again" : "");
+    return element("li", { className: isBad ? "bad" : "", title: run.fault || "" }, element("span", { text: run.model }), element("span", { text: where }));
   }));
   if (!providers.length) $("models").replaceChildren(element("li", { text: "none" }));
 }
