@@ -7,6 +7,8 @@
 //! ONNX Runtime itself, when `intra_threads` is above 1. Its threads never spin.
 //! Overload: none of its own; one call is one inference.
 
+mod anomalib;
+mod anomaly;
 mod assignment;
 mod detector;
 mod error;
@@ -24,6 +26,7 @@ mod sampling;
 mod session;
 mod tuning;
 
+pub use anomaly::{AnomalyModel, AnomalySpec, Normalisation, RawAnomaly, RawMap, ScoreScale};
 pub use assignment::NodeCounts;
 pub use detector::{DetectorModel, RawOutputs, RawTensor};
 pub use error::InferenceError;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::provenance::{FIT_CALIBRATION, Provenance};
-use crate::anomaly::{AnomalyError, PatchCore};
+use crate::anomaly::{AnomalyError, GraphSurface, PatchCore, Surface};
 use crate::capture::{self, CaptureError};
-use crate::config::{LocateStage, Recipe, StageProviders};
+use crate::config::{AnomalyStage, LocateStage, Recipe, StageProviders, SurfaceSource};
 use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
 use crate::locate::{BlobLocator, DetectorLocator, LocateError};
 use crate::matching::catalogue::{self, CatalogueError};
@@ -23,7 +23,7 @@ pub enum EngineError {
     Inference { stage: &'static str, source: Box<InferenceError> },
     #[error("part index: {0}")]
     Match(#[from] MatchError),
-    #[error("anomaly bank: {0}")]
+    #[error("anomaly: {0}")]
     Anomaly(#[from] AnomalyError),
     #[error("detector: {0}")]
     Locate(#[from] LocateError),
@@ -41,7 +41,7 @@ pub struct Engines {
     pub reference: Option<Reference>,
     pub locator: Locator,
     pub matcher: Option<Matcher>,
-    pub surface: Option<PatchCore>,
+    pub surface: Option<Box<dyn Surface>>,
     /// By stage, what really runs.
     pub providers: BTreeMap<String, Provider>,
     /// A stage runs elsewhere than its first choice and the recipe does not accept that.
@@ -130,7 +130,7 @@ impl Engines {
             engines.matcher = Some(Matcher { model, index, delta, colours });
         }
         if let Some(stage) = &recipe.anomaly {
-            let surface = PatchCore::open(&stage.bank, runtime, &stage.models, &stage.providers.plan)?;
+            let surface = open_surface(stage, runtime)?;
             engines.note(
                 "anomaly",
                 surface.model_sha256(),
@@ -160,7 +160,7 @@ impl Engines {
     #[must_use]
     pub fn provenance(&self, recipe: &Recipe, software_sha256: Digest) -> Provenance {
         Provenance {
-            bank_sha256: self.surface.as_ref().map(PatchCore::bank_sha256),
+            bank_sha256: self.surface.as_ref().map(|surface| surface.bank_sha256()),
             calibration_sha256s: self.calibration_sha256s.clone(),
             generation_sha256: self.matcher.as_ref().map(|matcher| matcher.index.current().generation_sha256()),
             model_sha256s: self.model_sha256s.clone(),
@@ -178,6 +178,20 @@ impl Engines {
     pub fn session_ms(&self) -> f64 {
         let locate = if let Locator::Detector(locator) = &self.locator { locator.session_ms() } else { 0.0 };
         let embed = self.matcher.as_ref().map_or(0.0, |matcher| matcher.model.session_ms());
-        locate + embed + self.surface.as_ref().map_or(0.0, PatchCore::session_ms)
+        locate + embed + self.surface.as_ref().map_or(0.0, |surface| surface.session_ms())
+    }
+}
+
+fn open_surface(stage: &AnomalyStage, runtime: &Arc<Runtime>) -> Result<Box<dyn Surface>, AnomalyError> {
+    let plan = &stage.providers.plan;
+    match &stage.source {
+        SurfaceSource::Bank { bank, models, search } => {
+            let mut surface = PatchCore::open(bank, runtime, models, plan)?;
+            surface.set_search(*search);
+            Ok(Box::new(surface))
+        }
+        SurfaceSource::Graph { model } => {
+            Ok(Box::new(GraphSurface::open(&ModelManifest::load(model)?, runtime, plan)?))
+        }
     }
 }
