@@ -172,6 +172,10 @@ impl Bank {
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
     }
+
+    pub(super) fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
 }
 
 fn check(manifest: &BankManifest) -> Result<(), String> {

@@ -42,6 +42,8 @@ pub enum AnomalyError {
     Features { model: String, message: String },
     #[error("model `{model}` gave a value that is no number; the picture cannot be scored")]
     NotFinite { model: String },
+    #[error("anomaly graph `{model}`: {message}")]
+    Graph { model: String, message: String },
     #[error(transparent)]
     Inference(#[from] InferenceError),
     #[error("bank search: {0}")]

@@ -2,7 +2,7 @@
 //!
 //! [`BankBuilder`] turns pictures of good parts into a bank: a folder named by the digest of its manifest and never
 //! changed afterwards. [`PatchCore`] opens one, checks every digest and scores pictures against it; [`metrics`] says
-//! how well that separates good from bad.
+//! how well that separates good from bad. [`GraphSurface`] runs graphs that others trained; [`Surface`] is what both are.
 //!
 //! Invariants: a bank is opened only with the model it was built with; scores are never clamped before ranking.
 //! Threads: a [`PatchCore`] belongs to one worker and blocks it; building uses every core and is an offline job.
@@ -13,16 +13,25 @@ mod build;
 mod coreset;
 mod error;
 mod folds;
+mod graph;
+mod lists;
 mod map;
 mod memory;
 pub mod metrics;
+mod nearest;
+#[cfg(test)]
+mod parity;
 mod patchcore;
 mod patches;
 mod score;
+mod surface;
 
 pub use bank::{Bank, BankManifest, BankModel, Layer};
 pub use build::{BankBuilder, BankOptions};
 pub use error::AnomalyError;
+pub use graph::GraphSurface;
 pub use map::ScoreMap;
+pub use memory::SearchMode;
 pub use patchcore::{AnomalyResult, PatchCore};
 pub use score::normalise;
+pub use surface::Surface;

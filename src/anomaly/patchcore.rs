@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::build::layers;
 use super::map::{MapDrawer, ScoreMap};
+use super::memory::SearchMode;
 use super::patches::PatchGrid;
 use super::score::normalise;
 use super::{AnomalyError, Bank};
@@ -45,7 +46,7 @@ impl PatchCore {
         models: &Path,
         plan: &ProviderPlan,
     ) -> Result<PatchCore, AnomalyError> {
-        let bank = Bank::open(dir)?;
+        let mut bank = Bank::open(dir)?;
         let manifest = bank.manifest();
         let model_manifest = ModelManifest::load(&models.join(&manifest.model.name))?;
         if model_manifest.sha256() != manifest.model.sha256 {
@@ -69,7 +70,13 @@ impl PatchCore {
         let [width, height] = manifest.input_px.map(|side| side as usize);
         let drawer = MapDrawer::new((manifest.grid[0], manifest.grid[1]), (width, height));
         let search_threads = plan.intra_threads.unwrap_or(1);
+        bank.memory_mut().set_search(SearchMode::Exact, search_threads);
         Ok(Self { bank, model, drawer, folder: dir.to_owned(), search_threads })
+    }
+
+    /// From now on search the bank so.
+    pub fn set_search(&mut self, mode: SearchMode) {
+        self.bank.memory_mut().set_search(mode, self.search_threads);
     }
 
     /// Score a whole picture.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::BackupError;
-use crate::config::{Config, LocateStage, Recipe, StationRecipe};
+use crate::config::{Config, LocateStage, Recipe, StationRecipe, SurfaceSource};
 use crate::ledger::{RESTORE_MARKER, placed_recipes};
 
 /// Folders within folders looked into: more is a loop of links.
@@ -176,13 +176,17 @@ impl Files {
                 self.add(&color.table)?;
             }
         }
-        if let Some(stage) = &recipe.anomaly {
-            self.add(&stage.bank)?;
-            // The bank's model, not every model there is.
-            match bank_model(&stage.bank) {
-                Some(name) if stage.models.join(&name).is_dir() => self.add(&stage.models.join(name))?,
-                _ => self.add(&stage.models)?,
+        match recipe.anomaly.as_ref().map(|stage| &stage.source) {
+            Some(SurfaceSource::Bank { bank, models, .. }) => {
+                self.add(bank)?;
+                // The bank's model, not every model there is.
+                match bank_model(bank) {
+                    Some(name) if models.join(&name).is_dir() => self.add(&models.join(name))?,
+                    _ => self.add(models)?,
+                }
             }
+            Some(SurfaceSource::Graph { model }) => self.add(model)?,
+            None => {}
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
+use super::bank_bench::{self, SearchName};
 use crate::anomaly::metrics::{self, PixelMetrics};
 use crate::anomaly::{Bank, BankBuilder, BankOptions, PatchCore};
 use crate::capture;
@@ -26,6 +27,8 @@ enum Command {
     Build(BuildArgs),
     /// Measure a bank on pictures whose state is known.
     Evaluate(EvaluateArgs),
+    /// Measure how long model and search take, for the exact and the fast search.
+    Bench(bank_bench::BenchArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,6 +79,9 @@ struct EvaluateArgs {
     /// Folder of model folders.
     #[arg(long, value_name = "DIR", default_value = "models")]
     models: PathBuf,
+    /// How the bank is searched; the image score is the same, the map may differ.
+    #[arg(long, value_enum, default_value_t = SearchName::Exact)]
+    search: SearchName,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -146,6 +152,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Build(args) => build(&args),
         Command::Evaluate(args) => evaluate(&args),
+        Command::Bench(args) => bank_bench::run(&args),
     }
 }
 
@@ -209,6 +216,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let split = read_split(&args.split)?;
     anyhow::ensure!(!split.test.is_empty(), "`{}` has no `test` pictures", args.split.display());
     let mut scorer = PatchCore::open(&args.bank, &Runtime::load(None)?, &args.models, &ProviderPlan::default())?;
+    scorer.set_search(args.search.mode());
     let mut tally = Tally::default();
     let progress = progress_bar(split.test.len(), "scoring");
     for picture in &split.test {

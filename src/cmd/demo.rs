@@ -11,8 +11,11 @@ use serde::Serialize;
 use super::console::InspectionLine;
 use super::run::{Until, serve};
 use super::{bank, index};
+use crate::anomaly::SearchMode;
 use crate::capture::{SourceKind, SourceSpec};
-use crate::config::{ArtifactPolicy, Config, DashboardConfig, Recipe, StationConfig, StationRecipe, StorageConfig};
+use crate::config::{
+    ArtifactPolicy, Config, DashboardConfig, Recipe, StationConfig, StationRecipe, StorageConfig, SurfaceSource,
+};
 use crate::pipeline::Outcome;
 use crate::types::{BoundingBox, Inspection, Verdict};
 
@@ -108,8 +111,8 @@ fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::R
     }
     let mut plate = Recipe::load(&args.recipes.join("plate.toml"))?;
     if let Some(stage) = &mut plate.anomaly {
-        stage.bank = plate_bank;
-        stage.models = args.models.clone();
+        let search = SearchMode::default();
+        stage.source = SurfaceSource::Bank { bank: plate_bank, models: args.models.clone(), search };
     }
     let list = args.state.join("plates.txt");
     std::fs::write(&list, plates(&args.samples)?).with_context(|| format!("cannot write {}", list.display()))?;

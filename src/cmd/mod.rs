@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod backup;
 pub mod bank;
+mod bank_bench;
 mod board;
 pub mod catalog;
 mod central_recipe;

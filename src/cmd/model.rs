@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Failure, model_bench};
 use crate::anomaly::Bank;
 use crate::capture;
-use crate::config::{Config, LocateStage, Recipe, StationRecipe};
+use crate::config::{Config, LocateStage, Recipe, StationRecipe, SurfaceSource};
 use crate::inference::{
     GOLDEN_FOLDER, Golden, GoldenReport, InferenceError, ModelManifest, OPEN_SIDE_PX, ProbeReport, ProviderChoice,
     ProviderPlan, Runtime, probe,
@@ -308,10 +308,14 @@ fn uses_of<'r>(recipes: impl Iterator<Item = &'r Recipe>) -> Vec<Use> {
         if let Some(stage) = &recipe.matching {
             add(stage.model.clone(), &stage.providers.plan);
         }
-        if let Some(stage) = &recipe.anomaly
-            && let Ok(bank) = Bank::open(&stage.bank)
-        {
-            add(stage.models.join(&bank.manifest().model.name), &stage.providers.plan);
+        match recipe.anomaly.as_ref().map(|stage| (&stage.source, &stage.providers.plan)) {
+            Some((SurfaceSource::Bank { bank, models, .. }, plan)) => {
+                if let Ok(bank) = Bank::open(bank) {
+                    add(models.join(&bank.manifest().model.name), plan);
+                }
+            }
+            Some((SurfaceSource::Graph { model }, plan)) => add(model.clone(), plan),
+            None => {}
         }
     }
     uses

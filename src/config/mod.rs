@@ -10,5 +10,5 @@ pub use daemon::{ArtifactPolicy, Config, DashboardConfig, StationConfig, Station
 pub use faults::{ConfigError, Document, Fault};
 pub use recipe::{
     AnomalyStage, EdgeRule, EmptyRule, LocateStage, MatchStage, QualityStage, Recipe, Rules, StageProviders,
-    UnknownPartRule,
+    SurfaceSource, UnknownPartRule,
 };

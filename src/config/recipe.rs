@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{ConfigError, Document, Fault};
+use crate::anomaly::SearchMode;
 use crate::inference::{BatchLimits, Batching, ProviderPlan};
 use crate::limits::BATCH_PICTURES_MAX;
 use crate::locate::{BlobOptions, DetectorOptions};
@@ -83,14 +84,25 @@ pub struct ColorStage {
 /// How a frame's surface is compared with good ones.
 #[derive(Debug, Clone)]
 pub struct AnomalyStage {
-    pub bank: PathBuf,
-    /// Folder that holds the model folders; the bank names its own.
-    pub models: PathBuf,
+    pub source: SurfaceSource,
     pub providers: StageProviders,
     /// Normalised score from which a frame fails, 0 to 1; 0.5 = the bank's own threshold.
     pub threshold: f32,
     /// Scores this close below the threshold hold.
     pub hold_band: f32,
+}
+
+/// What knows good surfaces.
+#[derive(Debug, Clone)]
+pub enum SurfaceSource {
+    Bank {
+        bank: PathBuf,
+        /// Folder that holds the model folders; the bank names its own.
+        models: PathBuf,
+        search: SearchMode,
+    },
+    /// The folder of a model of kind `anomaly`.
+    Graph { model: PathBuf },
 }
 
 /// Where a stage's model may run.
@@ -226,6 +238,8 @@ struct RawColor {
 struct RawAnomaly {
     bank: Option<PathBuf>,
     models: Option<PathBuf>,
+    search: Option<SearchMode>,
+    graph: Option<PathBuf>,
     threshold: Option<f32>,
     hold_band: Option<f32>,
     providers: Option<RawProviders>,
@@ -397,9 +411,23 @@ impl RawAnomaly {
         check_range(document, "anomaly.threshold", threshold, 0.0, 1.0);
         let hold_band = self.hold_band.unwrap_or(DEFAULT_HOLD_BAND);
         check_range(document, "anomaly.hold_band", hold_band, 0.0, 1.0);
+        let source = match self.graph {
+            Some(model) => {
+                if self.bank.is_some() || self.models.is_some() || self.search.is_some() {
+                    let message =
+                        "is named beside `bank`, `models` or `search`: a surface is judged by a bank or by a graph";
+                    document.fault("anomaly.graph", message);
+                }
+                SurfaceSource::Graph { model: folder.join(model) }
+            }
+            None => SurfaceSource::Bank {
+                bank: path_or_fault(self.bank, "anomaly.bank", "the folder `loupe bank build` wrote", document, folder),
+                models: path_or_fault(self.models, "anomaly.models", "the folder of model folders", document, folder),
+                search: self.search.unwrap_or_default(),
+            },
+        };
         AnomalyStage {
-            bank: path_or_fault(self.bank, "anomaly.bank", "the folder `loupe bank build` wrote", document, folder),
-            models: path_or_fault(self.models, "anomaly.models", "the folder of model folders", document, folder),
+            source,
             providers: validate_providers(self.providers, "anomaly.providers", document, folder),
             threshold,
             hold_band,

@@ -1,5 +1,7 @@
 use super::{Criteria, Decision, Evidence, ItemEvidence, decide};
-use crate::config::{AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, StageProviders, UnknownPartRule};
+use crate::config::{
+    AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, StageProviders, SurfaceSource, UnknownPartRule,
+};
 use crate::types::{
     AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, Reason, Tier, Verdict,
 };
@@ -101,8 +103,7 @@ fn matching() -> MatchStage {
 
 fn surface() -> AnomalyStage {
     AnomalyStage {
-        bank: "b".into(),
-        models: "m".into(),
+        source: SurfaceSource::Graph { model: "m".into() },
         providers: StageProviders::default(),
         threshold: 0.5,
         hold_band: 0.02,

@@ -2,6 +2,8 @@
 //!
 //! Pure. A guess says why; what no graph tells (colour order, scale, mean) is taken as the family trains and marked.
 
+use super::anomalib::{Metadata, recognise};
+use super::anomaly::ScoreScale;
 use super::layout::DetectorLayout;
 use super::onnx::{Graph, TensorInfo};
 
@@ -27,6 +29,8 @@ pub struct Guess {
     is_nhwc: bool,
     sizes: Option<String>,
     detector: Vec<String>,
+    /// Whether it is an anomaly graph, and if so whether it normalises its scores.
+    anomaly: Option<bool>,
 }
 
 /// The picture input: four sides, of which one is 3 (or the only one of four sides).
@@ -61,7 +65,11 @@ pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, 
         is_nhwc,
         sizes: sizes.map(|input| input.name.clone()),
         detector: Vec::new(),
+        anomaly: None,
     };
+    if guess.by_anomaly(outputs) {
+        return Ok(guess);
+    }
     let is_detector = guess.by_names(outputs) || guess.by_pairs(outputs) || guess.by_shape(graph, outputs);
     if is_detector || guess.features(outputs) {
         return Ok(guess);
@@ -73,6 +81,53 @@ pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, 
 impl Guess {
     fn take(&mut self, output: &Seen, role: &'static str) {
         self.outputs.push((output.name.clone(), role, None, None));
+    }
+
+    /// Scores and maps as anomalib exports them.
+    fn by_anomaly(&mut self, outputs: &[Seen]) -> bool {
+        let Some(found) = recognise(outputs, self.size_px) else { return false };
+        self.outputs = found.outputs.into_iter().map(|(name, role)| (name, role, None, None)).collect();
+        self.anomaly = Some(found.is_normalised);
+        self.why.push(found.why);
+        true
+    }
+
+    /// What is guessed: a layout, or what else it is.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match (self.layout, self.anomaly) {
+            (Some(layout), _) => layout.as_str(),
+            (None, Some(_)) => "anomaly",
+            (None, None) => "features",
+        }
+    }
+
+    /// Whether the numbers of a `metadata.json` are needed.
+    #[must_use]
+    pub fn wants_metadata(&self) -> bool {
+        self.anomaly == Some(false)
+    }
+
+    fn anomaly_table(&self, metadata: Option<&Metadata>) -> String {
+        let line = |name: &str, ScoreScale { threshold, min, max }: ScoreScale| {
+            format!("{name} = {{ threshold = {threshold:?}, min = {min:?}, max = {max:?} }}\n")
+        };
+        match (self.anomaly, metadata) {
+            (None, _) => String::new(),
+            (Some(true), _) => "\n[anomaly]\nnormalisation = \"in_graph\"\n".to_owned(),
+            (Some(false), None) => "\n[anomaly]\nnormalisation = \"min_max\"\n\
+                 # image = { threshold = 0.0, min = 0.0, max = 0.0 }   # needed: the numbers of anomalib's metadata.json\n\
+                 # pixel = { threshold = 0.0, min = 0.0, max = 0.0 }\n"
+                .to_owned(),
+            (Some(false), Some(found)) => {
+                let lowest = match found.lowest() {
+                    0.0 => String::new(),
+                    lowest => format!("lowest = {lowest:?}             # guessed: the least the graph can give\n"),
+                };
+                let pixel = found.pixel.map_or(String::new(), |scale| line("pixel", scale));
+                format!("\n[anomaly]\nnormalisation = \"min_max\"\n{lowest}{}{pixel}", line("image", found.image))
+            }
+        }
     }
 
     /// Outputs that are named as exporters name them.
@@ -89,6 +144,11 @@ impl Guess {
             self.layout = Some(DetectorLayout::Detr);
             self.why.push(
                 "outputs are called labels, boxes and scores, as RT-DETR, D-FINE and DEIM export them".to_owned(),
+            );
+            self.why.push(
+                "its numbers hang on the resize of its training: `triangle` for Pillow and torchvision (RT-DETR, D-FINE, DEIM), \
+                 `linear` where OpenCV resized; check against the training code"
+                    .to_owned(),
             );
             if let Some(sizes) = &self.sizes {
                 self.why.push(format!("input `{sizes}` takes the picture's size"));
@@ -232,10 +292,11 @@ impl Guess {
         file: &str,
         sha256: &str,
         external: &[(String, String)],
+        metadata: Option<&Metadata>,
     ) -> String {
         let mut text = String::new();
         let classes = self.classes(graph);
-        let kind = if self.layout.is_some() { "detector" } else { "features" };
+        let kind = if self.layout.is_some() { "detector" } else { self.kind() };
         push(&mut text, format_args!("# Guessed by `loupe model probe`: check every line that says so."));
         push(&mut text, format_args!("name = \"{name}\"\nversion = \"1\"\nkind = \"{kind}\""));
         if let Some(layout) = self.layout {
@@ -253,7 +314,8 @@ impl Guess {
                 plain(&graph.producer)
             ),
         );
-        text.push_str(&self.input_table());
+        text.push_str(&self.input_table(metadata));
+        text.push_str(&self.anomaly_table(metadata));
         if !self.detector.is_empty() {
             push(&mut text, format_args!("\n[detector]\n{}", self.detector.join("\n")));
         }
@@ -272,7 +334,7 @@ impl Guess {
         text
     }
 
-    fn input_table(&self) -> String {
+    fn input_table(&self, metadata: Option<&Metadata>) -> String {
         const BY_255: &str = "0.00392156862745098";
         let imagenet = "mean = [0.485, 0.456, 0.406]     # guessed\nstd = [0.229, 0.224, 0.225]      # guessed";
         let imagenet_bgr = "mean = [0.406, 0.456, 0.485]     # guessed\nstd = [0.225, 0.224, 0.229]      # guessed";
@@ -285,6 +347,10 @@ impl Guess {
             Some(DetectorLayout::Detr) => ("rgb", BY_255, plain_values, "stretch"),
             Some(DetectorLayout::Gfl) => ("bgr", BY_255, imagenet_bgr, "stretch"),
             Some(DetectorLayout::Ssd) => ("rgb", "1.0", plain_values, "stretch"),
+            // Since 1.0 anomalib normalises pictures in the graph.
+            None if self.anomaly.is_some() && !metadata.is_some_and(|found| found.is_normalised_before) => {
+                ("rgb", BY_255, plain_values, "stretch")
+            }
             None => ("rgb", BY_255, imagenet, "stretch"),
         };
         let resample = match self.layout {
@@ -355,7 +421,7 @@ mod tests {
         let found = guess(&Graph::default(), &inputs, &outputs).unwrap();
         assert_eq!((found.layout, found.class_count), (expected, classes), "{outputs:?}");
         assert!(!found.why.is_empty());
-        let text = found.manifest(&Graph::default(), "m", "model.onnx", &"0".repeat(64), &[]);
+        let text = found.manifest(&Graph::default(), "m", "model.onnx", &"0".repeat(64), &[], None);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("manifest.toml"), &text).unwrap();
         let manifest =

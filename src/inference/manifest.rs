@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::InferenceError;
+use super::anomaly::AnomalySpec;
 use super::layout::{DetectorLayout, DetectorSpec};
 use crate::types::Digest;
 
@@ -16,6 +17,8 @@ use crate::types::Digest;
 pub enum ModelKind {
     Features,
     Detector,
+    /// An imported graph that judges a surface.
+    Anomaly,
 }
 
 impl ModelKind {
@@ -24,6 +27,7 @@ impl ModelKind {
         match self {
             ModelKind::Features => "features",
             ModelKind::Detector => "detector",
+            ModelKind::Anomaly => "anomaly",
         }
     }
 }
@@ -98,6 +102,10 @@ pub enum OutputRole {
     Count,
     /// Mask prototypes `[N, masks, h, w]`.
     Prototypes,
+    /// How odd the picture is, `[N]`.
+    AnomalyScore,
+    /// How odd each place of the picture is, `[N, 1, h, w]`.
+    AnomalyMap,
 }
 
 impl OutputRole {
@@ -112,13 +120,21 @@ impl OutputRole {
             OutputRole::Labels => "labels",
             OutputRole::Count => "count",
             OutputRole::Prototypes => "prototypes",
+            OutputRole::AnomalyScore => "anomaly_score",
+            OutputRole::AnomalyMap => "anomaly_map",
         }
     }
 
     /// Whether it belongs to a detector.
     #[must_use]
     pub fn is_of_detector(self) -> bool {
-        !matches!(self, OutputRole::Features | OutputRole::Embedding)
+        !matches!(self, OutputRole::Features | OutputRole::Embedding) && !self.is_of_anomaly()
+    }
+
+    /// Whether it belongs to an anomaly graph.
+    #[must_use]
+    pub fn is_of_anomaly(self) -> bool {
+        matches!(self, OutputRole::AnomalyScore | OutputRole::AnomalyMap)
     }
 }
 
@@ -199,6 +215,7 @@ struct ManifestFile {
     layout: Option<DetectorLayout>,
     #[serde(default)]
     detector: DetectorSpec,
+    anomaly: Option<AnomalySpec>,
     #[serde(default)]
     external: Vec<ExternalFile>,
     #[serde(default)]
@@ -218,6 +235,7 @@ struct ManifestFile {
 pub struct ModelManifest {
     file: ManifestFile,
     folder: PathBuf,
+    text_sha256: Digest,
 }
 
 impl ModelManifest {
@@ -233,7 +251,7 @@ impl ModelManifest {
         let file: ManifestFile = toml::from_str(&text).map_err(|error| fault(error.to_string().trim().to_owned()))?;
         check(&file).map_err(fault)?;
         let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        Ok(Self { file, folder })
+        Ok(Self { file, folder, text_sha256: Digest::of(text.as_bytes()) })
     }
 
     #[must_use]
@@ -261,6 +279,18 @@ impl ModelManifest {
     #[must_use]
     pub fn detector(&self) -> &DetectorSpec {
         &self.file.detector
+    }
+
+    /// The scale of an anomaly graph, which always has one.
+    #[must_use]
+    pub fn anomaly(&self) -> Option<&AnomalySpec> {
+        self.file.anomaly.as_ref()
+    }
+
+    /// Of the manifest itself.
+    #[must_use]
+    pub fn text_sha256(&self) -> Digest {
+        self.text_sha256
     }
 
     /// Files beside the model's that hold its weights.
@@ -371,12 +401,22 @@ fn check(file: &ManifestFile) -> Result<(), String> {
             role if role.is_of_detector() && file.kind != ModelKind::Detector => {
                 return Err(format!("output `{name}` of role `{}` needs `kind = \"detector\"`", role.as_str()));
             }
+            role if role.is_of_anomaly() != (file.kind == ModelKind::Anomaly) => {
+                let kind = file.kind.as_str();
+                return Err(format!("output `{name}` of role `{}` does not fit `kind = \"{kind}\"`", role.as_str()));
+            }
             _ => {}
         }
     }
+    if file.anomaly.is_some() && file.kind != ModelKind::Anomaly {
+        return Err("[anomaly] is for `kind = \"anomaly\"` only".to_owned());
+    }
     match (file.kind, file.layout) {
         (ModelKind::Features, None) => Ok(()),
-        (ModelKind::Features, Some(_)) => Err("`layout` is for `kind = \"detector\"` only".to_owned()),
+        (ModelKind::Anomaly, None) => check_anomaly(file),
+        (ModelKind::Features | ModelKind::Anomaly, Some(_)) => {
+            Err("`layout` is for `kind = \"detector\"` only".to_owned())
+        }
         (ModelKind::Detector, None) => {
             let names = DetectorLayout::ALL.map(DetectorLayout::as_str).join(", ");
             Err(format!("a detector needs `layout`, one of {names}; `loupe model probe` guesses it"))
@@ -386,6 +426,29 @@ fn check(file: &ManifestFile) -> Result<(), String> {
             layout.check_outputs(&file.outputs)
         }
     }
+}
+
+fn check_anomaly(file: &ManifestFile) -> Result<(), String> {
+    let Some(spec) = &file.anomaly else {
+        return Err(
+            "an anomaly graph needs an [anomaly] table with `normalisation`: `in_graph` where the graph gives 0 to 1 \
+                    (anomalib 2), else `min_max` and the numbers of metadata.json; `loupe model probe` writes it"
+                .to_owned(),
+        );
+    };
+    spec.check()?;
+    if file.input.resize != ResizeMode::Stretch {
+        return Err(
+            "an anomaly graph needs `input.resize = \"stretch\"`: its map must cover the whole picture".to_owned()
+        );
+    }
+    let count = |role| file.outputs.iter().filter(|output| output.role == role).count();
+    if count(OutputRole::AnomalyScore) > 1 || count(OutputRole::AnomalyMap) > 1 {
+        return Err(
+            "an anomaly graph has one output of role `anomaly_score` and one of `anomaly_map` at most".to_owned()
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 //! opened again on a thread of its own. ONNX Runtime has threads where `intra_threads` is above 1; they never spin.
 //! Overload: none of its own; a worker waits for its answer.
 
+mod anomalib;
+mod anomaly;
 mod assignment;
 mod batcher;
 mod detector;
@@ -33,6 +35,7 @@ mod sampling;
 mod session;
 mod tuning;
 
+pub use anomaly::{AnomalyModel, AnomalySpec, Normalisation, RawAnomaly, RawMap, ScoreScale};
 pub use assignment::NodeCounts;
 pub use detector::{DetectorModel, RawOutputs, RawTensor};
 pub use error::InferenceError;

@@ -12,6 +12,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Tensor, TensorElementType, ValueType};
 use serde::Serialize;
 
+use super::anomalib::Metadata;
 use super::guess::{Guess, Seen, guess, picture_input};
 use super::onnx::{self, TensorInfo};
 use super::session::{Files, try_provider};
@@ -104,7 +105,10 @@ pub fn probe(
     let guessed = guess(&graph, &inputs, &outputs);
     let external: Vec<(String, String)> =
         digests.iter().map(|(file, sha256)| (file.clone(), sha256.to_string())).collect();
-    let manifest = |guess: &Guess| guess.manifest(&graph, name, "model.onnx", &sha256.to_string(), &external);
+    let mut notes = Vec::new();
+    let metadata = guessed.as_ref().is_ok_and(Guess::wants_metadata).then(|| metadata(folder, &mut notes)).flatten();
+    let digest = sha256.to_string();
+    let manifest = |guess: &Guess| guess.manifest(&graph, name, "model.onnx", &digest, &external, metadata.as_ref());
     Ok(ProbeReport {
         bytes: byte_count,
         sha256,
@@ -118,10 +122,28 @@ pub fn probe(
         providers,
         run_fault: ran.as_ref().err().cloned(),
         shapes_seen: ran.unwrap_or_default().into_iter().map(|output| (output.name, output.sides)).collect(),
-        layout: guessed.as_ref().ok().map(|guess| guess.layout.map_or("features", |layout| layout.as_str())),
+        layout: guessed.as_ref().ok().map(Guess::kind),
         manifest: guessed.as_ref().ok().map(manifest),
-        why: guessed.map_or_else(|message| vec![message], |guess| guess.why),
+        why: guessed.map_or_else(|message| vec![message], |guess| guess.why).into_iter().chain(notes).collect(),
     })
+}
+
+/// The numbers of a raw anomaly graph; what stands in the way is noted.
+fn metadata(folder: &Path, notes: &mut Vec<String>) -> Option<Metadata> {
+    match Metadata::beside(folder) {
+        Ok(Some(found)) => {
+            notes.push("thresholds and scale are those of metadata.json beside it".to_owned());
+            Some(found)
+        }
+        Ok(None) => {
+            notes.push("no metadata.json lies beside it: fill in [anomaly] by hand".to_owned());
+            None
+        }
+        Err(message) => {
+            notes.push(format!("{message}: fill in [anomaly] by hand"));
+            None
+        }
+    }
 }
 
 /// Each provider in turn, and the CPU's session.

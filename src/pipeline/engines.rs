@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use tracing::warn;
 
 use super::provenance::{FIT_CALIBRATION, Provenance};
-use crate::anomaly::{AnomalyError, PatchCore};
+use crate::anomaly::{AnomalyError, GraphSurface, PatchCore, Surface};
 use crate::capture::{self, CaptureError};
-use crate::config::{LocateStage, Recipe, StageProviders};
+use crate::config::{AnomalyStage, LocateStage, Recipe, StageProviders, SurfaceSource};
 use crate::inference::{FeatureModel, Host, InferenceError, ModelHealth, ModelManifest};
 use crate::locate::{BlobLocator, DetectorLocator, LocateError};
 use crate::matching::catalogue::{self, CatalogueError};
@@ -28,7 +28,7 @@ pub enum EngineError {
     Inference { stage: &'static str, source: Box<InferenceError> },
     #[error("part index: {0}")]
     Match(#[from] MatchError),
-    #[error("anomaly bank: {0}")]
+    #[error("anomaly: {0}")]
     Anomaly(#[from] AnomalyError),
     #[error("detector: {0}")]
     Locate(#[from] LocateError),
@@ -46,7 +46,7 @@ pub struct Engines {
     pub reference: Option<Reference>,
     pub locator: Locator,
     pub matcher: Option<Matcher>,
-    pub surface: Option<PatchCore>,
+    pub surface: Option<Box<dyn Surface>>,
     /// By stage, what really runs.
     pub providers: BTreeMap<String, Provider>,
     /// By stage, how its model is doing.
@@ -142,7 +142,7 @@ impl Engines {
             engines.matcher = Some(Matcher { model, index, delta, colours });
         }
         if let Some(stage) = &recipe.anomaly {
-            let surface = PatchCore::open(&stage.bank, &host, &stage.models, &stage.providers.plan)?;
+            let surface = open_surface(stage, &host)?;
             engines.note(
                 "anomaly",
                 surface.model_sha256(),
@@ -194,7 +194,7 @@ impl Engines {
     #[must_use]
     pub fn provenance(&self, recipe: &Recipe, software_sha256: Digest) -> Provenance {
         Provenance {
-            bank_sha256: self.surface.as_ref().map(PatchCore::bank_sha256),
+            bank_sha256: self.surface.as_ref().map(|surface| surface.bank_sha256()),
             calibration_sha256s: self.calibration_sha256s.clone(),
             generation_sha256: self.matcher.as_ref().map(|matcher| matcher.index.current().generation_sha256()),
             model_sha256s: self.model_sha256s.clone(),
@@ -212,6 +212,20 @@ impl Engines {
     pub fn session_ms(&self) -> f64 {
         let locate = if let Locator::Detector(locator) = &self.locator { locator.session_ms() } else { 0.0 };
         let embed = self.matcher.as_ref().map_or(0.0, |matcher| matcher.model.session_ms());
-        locate + embed + self.surface.as_ref().map_or(0.0, PatchCore::session_ms)
+        locate + embed + self.surface.as_ref().map_or(0.0, |surface| surface.session_ms())
+    }
+}
+
+fn open_surface(stage: &AnomalyStage, host: &Host) -> Result<Box<dyn Surface>, AnomalyError> {
+    let plan = &stage.providers.plan;
+    match &stage.source {
+        SurfaceSource::Bank { bank, models, search } => {
+            let mut surface = PatchCore::open(bank, host, models, plan)?;
+            surface.set_search(*search);
+            Ok(Box::new(surface))
+        }
+        SurfaceSource::Graph { model } => {
+            Ok(Box::new(GraphSurface::open(&ModelManifest::load(model)?, host, plan)?))
+        }
     }
 }
