@@ -97,3 +97,5 @@ pub const DOWNLINK_PAGE_BYTES_MAX: i64 = 4 << 20;
 pub const DOWNLINK_INTERVAL_S: u32 = 30;
 /// Largest recipe that is published, bytes.
 pub const RECIPE_BYTES_MAX: usize = 256 << 10;
+/// Largest fit that is published, bytes: some 30 000 parts with a threshold of their own.
+pub const FIT_BYTES_MAX: usize = 1 << 20;
