@@ -104,3 +104,5 @@ pub const BATCH_PICTURES_MAX: usize = 64;
 /// First and last pause before a session whose device failed is opened again.
 pub const MODEL_REBUILD_BACKOFF_MIN: Duration = Duration::from_secs(1);
 pub const MODEL_REBUILD_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Largest fit that is published, bytes: some 30 000 parts with a threshold of their own.
+pub const FIT_BYTES_MAX: usize = 1 << 20;

@@ -237,6 +237,20 @@ fn a_flipped_byte_in_the_header_is_noticed() {
 }
 
 #[test]
+fn a_flipped_byte_ends_the_program_with_78_and_nothing_is_changed() {
+    let dir = cut_off_ledger();
+    let path = database_path(dir.path());
+    flip(&path, 21);
+    let before = Digest::of_file(&path).unwrap();
+    for args in [["storage", "prune"], ["outbox", "status"]] {
+        let (code, said) = loupe(dir.path(), &args);
+        assert_eq!(code, Some(78), "{args:?}: {said}");
+        assert!(said.contains("ledger.db"), "{said}");
+    }
+    assert_eq!(Digest::of_file(&path).unwrap(), before);
+}
+
+#[test]
 fn a_flipped_byte_in_a_page_of_a_tree_is_noticed() {
     let roots = |name: &str| -> u64 {
         let dir = cut_off_ledger();

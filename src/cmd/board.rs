@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::warn;
 
 use crate::clock::{Clock, Stopwatch};
-use crate::dashboard::{self, ModelRun, Snapshot, UplinkView};
+use crate::dashboard::{self, ModelRun, Snapshot, StationNote, UplinkView};
 use crate::inference::ModelHealth;
 use crate::ledger::{Counters, Ledger};
 use crate::observe::{LedgerTotals, Metrics, ModelGauges, UplinkGauges};
@@ -35,6 +35,8 @@ struct State {
     providers: Vec<ModelRun>,
     /// Of `providers`, in their order.
     health: Vec<ModelHealth>,
+    /// By station.
+    stations: BTreeMap<String, StationNote>,
     uplink: Option<UplinkStatus>,
     /// Finished frames at the last refresh and the rate since the one before.
     finished: u64,
@@ -77,6 +79,14 @@ impl Board {
         }
         let mut state = self.lock();
         (state.providers, state.health) = (providers, healths);
+        for station in stations {
+            state.stations.entry(station.name.clone()).or_default().recipe = Some(station.recipe.clone());
+        }
+    }
+
+    /// What an operator is to know of a station; `None`: nothing any more.
+    pub fn set_notice(&self, station: &str, notice: Option<String>) {
+        self.lock().stations.entry(station.to_owned()).or_default().notice = notice;
     }
 
     pub fn set_uplink(&self, status: UplinkStatus) {
@@ -170,6 +180,7 @@ impl Board {
             pending: state.counters.pending,
             uplink: state.uplink.as_ref().map(|status| view(&status.get(), state.lag_s)).unwrap_or_default(),
             providers: state.providers.clone(),
+            stations: state.stations.clone(),
             frames_per_second: f64::from(state.frames_per_second),
             uptime: self.0.started.elapsed(),
         }

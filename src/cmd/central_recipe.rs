@@ -43,14 +43,14 @@ pub fn prover(runtime: Arc<Runtime>, folder: &Path) -> Prove {
 }
 
 /// The text of the recipe of this digest: the file of the state folder, or, where that is gone, the row of the centre.
-fn body_of(state_dir: &Path, reader: &LedgerReader, sha256: Digest) -> Result<Option<String>, LedgerError> {
+pub(super) fn body_of(state_dir: &Path, reader: &LedgerReader, sha256: Digest) -> Result<Option<String>, LedgerError> {
     if let Some(body) = placed_recipe(state_dir, sha256) {
         return Ok(Some(body));
     }
     Ok(reader.central_recipe(sha256)?.map(|recipe| recipe.body))
 }
 
-fn noted(reader: &LedgerReader, station: &str) -> Result<Option<StationRecipe>, LedgerError> {
+pub(super) fn noted(reader: &LedgerReader, station: &str) -> Result<Option<StationRecipe>, LedgerError> {
     Ok(reader.station_recipes()?.into_iter().find(|noted| noted.station == station))
 }
 

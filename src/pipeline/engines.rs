@@ -224,8 +224,6 @@ fn open_surface(stage: &AnomalyStage, host: &Host) -> Result<Box<dyn Surface>, A
             surface.set_search(*search);
             Ok(Box::new(surface))
         }
-        SurfaceSource::Graph { model } => {
-            Ok(Box::new(GraphSurface::open(&ModelManifest::load(model)?, host, plan)?))
-        }
+        SurfaceSource::Graph { model } => Ok(Box::new(GraphSurface::open(&ModelManifest::load(model)?, host, plan)?)),
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::artifacts::{self, Material};
 use super::engines::{Engines, Locator};
 use super::history::History;
+use super::program::Program;
 use super::provenance::Provenances;
 use crate::anomaly::{AnomalyError, ScoreMap};
 use crate::capture::{self, CapturedFrame, Payload};
@@ -45,6 +46,8 @@ pub struct Job {
     /// Position in the station's stream, from 0, without gaps.
     pub position: u64,
     pub frame: CapturedFrame,
+    /// What it is inspected by.
+    pub program: Arc<Program>,
     pub arrived: Stopwatch,
 }
 

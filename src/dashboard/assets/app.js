@@ -305,7 +305,9 @@ function stripEntry(inspection) {
 function drawStatus() {
   const status = state.status;
   const stalled = status.stations.filter((station) => station.state === "stalled").map((station) => station.name);
+  const noticed = status.stations.filter((station) => station.notice);
   if (stalled.length) lamp("lamp-link", "bad", `Stalled: ${stalled.join(", ")}`, "no progress; systemd restarts the daemon if this goes on");
+  else if (noticed.length) lamp("lamp-link", "wait", `Notice: ${noticed[0].name}`, noticed.map((station) => `${station.name}: ${station.notice}`).join("\n"));
   else lamp("lamp-link", "good", "Live");
   $("site").textContent = status.site;
   drawStations();
