@@ -36,6 +36,7 @@ pub enum Reason {
     IndexUnavailable,
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
+    AnomalyNotRegistered,
     ModelError,
     ProviderFallback,
     DeadlineMissed,
@@ -44,7 +45,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 33] = [
+    pub const ALL: [Reason; 34] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -73,6 +74,7 @@ impl Reason {
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
+        Reason::AnomalyNotRegistered,
         Reason::ModelError,
         Reason::ProviderFallback,
         Reason::DeadlineMissed,
@@ -112,6 +114,7 @@ impl Reason {
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
+            Reason::AnomalyNotRegistered => "anomaly.not_registered",
             Reason::ModelError => "model.error",
             Reason::ProviderFallback => "model.provider_fallback",
             Reason::DeadlineMissed => "decide.deadline_missed",
@@ -156,6 +159,9 @@ impl Reason {
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",
+            Reason::AnomalyNotRegistered => {
+                "the part does not lie as in the bank's reference picture; lay it straight and clear the view"
+            }
             Reason::ModelError => "a model failed on this picture; see the log",
             Reason::ProviderFallback => "the model does not run where the recipe requires; check the accelerator",
             Reason::DeadlineMissed => "the answer came too late for the line; check the load of the machine",
