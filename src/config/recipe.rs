@@ -90,6 +90,10 @@ pub struct AnomalyStage {
     pub threshold: f32,
     /// Scores this close below the threshold hold.
     pub hold_band: f32,
+    /// Group of the bank that a frame is compared with; `None`: the one that is most alike.
+    pub group: Option<String>,
+    /// The camera's scale where the surface lies, > 0: defects then have areas in mm².
+    pub px_per_mm: Option<f32>,
 }
 
 /// What knows good surfaces.
@@ -242,6 +246,8 @@ struct RawAnomaly {
     graph: Option<PathBuf>,
     threshold: Option<f32>,
     hold_band: Option<f32>,
+    group: Option<String>,
+    px_per_mm: Option<f32>,
     providers: Option<RawProviders>,
 }
 
@@ -413,9 +419,8 @@ impl RawAnomaly {
         check_range(document, "anomaly.hold_band", hold_band, 0.0, 1.0);
         let source = match self.graph {
             Some(model) => {
-                if self.bank.is_some() || self.models.is_some() || self.search.is_some() {
-                    let message =
-                        "is named beside `bank`, `models` or `search`: a surface is judged by a bank or by a graph";
+                if self.bank.is_some() || self.models.is_some() || self.search.is_some() || self.group.is_some() {
+                    let message = "is named beside `bank`, `models`, `search` or `group`: a surface is judged by a bank or by a graph";
                     document.fault("anomaly.graph", message);
                 }
                 SurfaceSource::Graph { model: folder.join(model) }
@@ -426,11 +431,18 @@ impl RawAnomaly {
                 search: self.search.unwrap_or_default(),
             },
         };
+        if let Some(scale) = self.px_per_mm
+            && !(scale.is_finite() && scale > 0.0)
+        {
+            document.fault("anomaly.px_per_mm", format!("is {scale}, must be above 0"));
+        }
         AnomalyStage {
             source,
             providers: validate_providers(self.providers, "anomaly.providers", document, folder),
             threshold,
             hold_band,
+            group: self.group,
+            px_per_mm: self.px_per_mm,
         }
     }
 }

@@ -220,10 +220,16 @@ fn open_surface(stage: &AnomalyStage, host: &Host) -> Result<Box<dyn Surface>, A
     let plan = &stage.providers.plan;
     match &stage.source {
         SurfaceSource::Bank { bank, models, search } => {
-            let mut surface = PatchCore::open(bank, host, models, plan)?;
+            let mut surface = PatchCore::open(bank, host, models, plan)?.with_scale(stage.px_per_mm);
+            if let Some(name) = &stage.group {
+                surface = surface.only_group(name)?;
+            }
             surface.set_search(*search);
             Ok(Box::new(surface))
         }
-        SurfaceSource::Graph { model } => Ok(Box::new(GraphSurface::open(&ModelManifest::load(model)?, host, plan)?)),
+        SurfaceSource::Graph { model } => {
+            let surface = GraphSurface::open(&ModelManifest::load(model)?, host, plan)?;
+            Ok(Box::new(surface.with_scale(stage.px_per_mm)))
+        }
     }
 }

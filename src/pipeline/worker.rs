@@ -1,6 +1,7 @@
 //! One frame from its bytes to its decision, on one worker's engines.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -69,8 +70,16 @@ struct Decoded {
 /// Evidence in the making.
 struct Found {
     evidence: Evidence,
-    map: Option<ScoreMap>,
+    surface: Surface,
     timings: Timings,
+}
+
+/// What pictures of the surface are made of.
+#[derive(Default)]
+struct Surface {
+    map: Option<ScoreMap>,
+    /// A small copy of the learnt picture that is most alike.
+    nearest: Option<PathBuf>,
 }
 
 /// Inspect one frame. Never fails: what goes wrong is a HOLD with its reason.
@@ -101,7 +110,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
             is_provider_fallback: engines.is_fallback,
             elapsed_ms: 0.0,
         },
-        map: None,
+        surface: Surface::default(),
         timings,
     };
     // One generation for the whole frame: what is recorded is what was searched.
@@ -146,7 +155,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         timings_ms: found.timings,
         artifacts: Vec::new(),
     };
-    let artifacts = pictures(station, &inspection, &decoded, found.map.as_ref());
+    let artifacts = pictures(station, &inspection, &decoded, &found.surface);
     Product::Decided { inspection: Box::new(inspection), artifacts }
 }
 
@@ -307,12 +316,14 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
             let mut evidence = result.evidence;
             evidence.threshold = stage.threshold;
             found.evidence.anomaly = Some(evidence);
-            found.map = Some(result.map);
+            found.surface.map = Some(result.map);
+            found.surface.nearest = result.nearest.and_then(|picture| picture.path);
         }
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: anomaly scoring failed");
             let fault = match &error {
                 AnomalyError::Inference(error) => fault_of(error),
+                AnomalyError::NotRegistered { .. } => Reason::AnomalyNotRegistered,
                 _ => Reason::ModelError,
             };
             found.evidence.faults.push(fault);
@@ -327,7 +338,7 @@ fn fault_of(error: &InferenceError) -> Reason {
 }
 
 /// A picture that cannot be made is worth a warning, never the verdict.
-fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: Option<&ScoreMap>) -> Vec<NewArtifact> {
+fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, surface: &Surface) -> Vec<NewArtifact> {
     let Some(image) = &decoded.image else {
         // What cannot be decoded is kept as it came, so that a person can look into it.
         return decoded
@@ -335,7 +346,12 @@ fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: 
             .as_deref()
             .map_or_else(Vec::new, |bytes| vec![artifacts::frame_bytes(inspection, bytes)]);
     };
-    let material = Material { image, encoded: decoded.encoded.as_deref(), map };
+    let material = Material {
+        image,
+        encoded: decoded.encoded.as_deref(),
+        map: surface.map.as_ref(),
+        nearest: surface.nearest.as_deref(),
+    };
     artifacts::make(station.artifacts, inspection, material).unwrap_or_else(|error| {
         warn!(station = station.name, source = inspection.source, error = %error, "pictures of this inspection are missing");
         Vec::new()

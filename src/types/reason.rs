@@ -36,6 +36,7 @@ pub enum Reason {
     IndexUnavailable,
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
+    AnomalyNotRegistered,
     ModelError,
     ModelUnavailable,
     ProviderFallback,
@@ -45,7 +46,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 34] = [
+    pub const ALL: [Reason; 35] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -74,6 +75,7 @@ impl Reason {
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
+        Reason::AnomalyNotRegistered,
         Reason::ModelError,
         Reason::ModelUnavailable,
         Reason::ProviderFallback,
@@ -114,6 +116,7 @@ impl Reason {
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
+            Reason::AnomalyNotRegistered => "anomaly.not_registered",
             Reason::ModelError => "model.error",
             Reason::ModelUnavailable => "model.unavailable",
             Reason::ProviderFallback => "model.provider_fallback",
@@ -159,6 +162,9 @@ impl Reason {
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",
+            Reason::AnomalyNotRegistered => {
+                "the part does not lie as in the bank's reference picture; lay it straight and clear the view"
+            }
             Reason::ModelError => "a model failed on this picture; see the log",
             Reason::ModelUnavailable => {
                 "the model's device failed and the model is being opened again; if that lasts, restart the service"

@@ -143,15 +143,17 @@ function drawPicture(inspection) {
   const picture = $("picture");
   const has = (kind) => Boolean(inspection && artifact(inspection, kind));
   const hasPicture = has("frame") || has("overlay") || has("thumbnail");
-  const mode = state.mode === "heatmap" && has("heatmap") ? "heatmap" : "picture";
+  const mode = state.mode !== "picture" && has(state.mode) ? state.mode : "picture";
   $("show-heatmap").disabled = !has("heatmap");
+  $("show-comparison").disabled = !has("comparison");
   $("show-picture").setAttribute("aria-pressed", String(mode === "picture"));
   $("show-heatmap").setAttribute("aria-pressed", String(mode === "heatmap"));
+  $("show-comparison").setAttribute("aria-pressed", String(mode === "comparison"));
   $("show-boxes").setAttribute("aria-pressed", String(state.boxes));
   $("code").textContent = inspection ? inspection.code || "–" : "–";
   $("source").textContent = inspection ? `${inspection.source} · ${inspection.recipe}` : "";
   $("source").title = $("source").textContent;
-  const kinds = mode === "heatmap" ? ["heatmap"] : ["frame", "overlay", "thumbnail"];
+  const kinds = mode !== "picture" ? [mode] : ["frame", "overlay", "thumbnail"];
   const found = inspection && kinds.map((kind) => artifact(inspection, kind)).find(Boolean);
   picture.hidden = !found;
   $("stage-empty").hidden = Boolean(found);
@@ -164,7 +166,7 @@ function drawPicture(inspection) {
     picture.alt = `${WORDS[inspection.verdict]}: ${inspection.source}, ${inspection.items.length} items`;
   }
   // The overlay artifact has its boxes drawn in already.
-  drawBoxes(inspection, Boolean(found) && state.boxes && found.kind !== "overlay");
+  drawBoxes(inspection, Boolean(found) && state.boxes && found.kind !== "overlay" && found.kind !== "comparison");
 }
 
 function drawBoxes(inspection, isOn) {
@@ -497,6 +499,7 @@ const KEYS = {
   l: goLive,
   p: () => show("picture"),
   h: () => show(state.mode === "heatmap" ? "picture" : "heatmap"),
+  c: () => show(state.mode === "comparison" ? "picture" : "comparison"),
   b: toggleBoxes,
 };
 
@@ -509,6 +512,7 @@ document.addEventListener("keydown", (event) => {
 $("live").addEventListener("click", goLive);
 $("show-picture").addEventListener("click", () => show("picture"));
 $("show-heatmap").addEventListener("click", () => show("heatmap"));
+$("show-comparison").addEventListener("click", () => show("comparison"));
 $("show-boxes").addEventListener("click", toggleBoxes);
 $("picture").addEventListener("error", () => {
   $("picture").hidden = true;
