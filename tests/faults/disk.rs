@@ -61,7 +61,7 @@ fn drive(subject: &Subject<'_>, seed: u64, steps: u32) -> Drive {
         waits: false,
         builds: seed.is_multiple_of(3),
         keeps: false,
-        pulls: false,
+        pulls: None,
     }
 }
 

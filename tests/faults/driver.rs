@@ -10,7 +10,7 @@ use std::sync::Arc;
 use loupe::backup::{Plan, create};
 use loupe::clock::{Clock, Stopwatch};
 use loupe::failpoint;
-use loupe::ledger::{Ledger, LedgerError, LedgerReader, NewReview, Sweep};
+use loupe::ledger::{CentralTable, Ledger, LedgerError, LedgerReader, NewReview, Sweep};
 use loupe::matching::{
     AcceptRule, BuildOptions, Embedding, FitRow, IndexBuilder, LiveIndex, MatchError, PartIndex, Scored, Template,
     borrowed, fitting,
@@ -29,6 +29,8 @@ use crate::support::samples;
 const VARIABLE: &str = "LOUPE_TEST_FAULT_DRIVE";
 /// How long a driver that should meet its failpoint waits for the uplink.
 const PATIENCE_MS: f32 = 4_000.0;
+/// And for the centre's changes, which it surely meets.
+const PULL_PATIENCE_MS: f32 = 30_000.0;
 /// In a source: SQLite stores it, PostgreSQL's text cannot, so that central refuses the unit.
 pub const POISON: &str = "poison\0";
 pub const PART: &str = "3001";
@@ -52,8 +54,8 @@ pub struct Drive {
     pub builds: bool,
     /// Also back up, export and sweep away pictures and detail.
     pub keeps: bool,
-    /// Also take in what the centre wants, and wait for it at the end.
-    pub pulls: bool,
+    /// Also take in what the centre wants, and wait at the end until that of this change was seen to.
+    pub pulls: Option<i64>,
 }
 
 /// A promise the program made.
@@ -120,7 +122,7 @@ impl Drive {
             waits: true,
             builds: false,
             keeps: false,
-            pulls: false,
+            pulls: None,
         }
     }
 
@@ -208,7 +210,7 @@ impl Load {
         let stop = Shutdown::new();
         let uplink = drive.dsn.as_ref().map(|dsn| {
             let config = UplinkConfig { dsn: Secret::new(dsn.clone()), site_id: None };
-            let downlink = drive.pulls.then(downlink);
+            let downlink = drive.pulls.is_some().then(downlink);
             let (ledger, clock) = (self.ledger.clone(), self.clock.clone());
             Uplink::spawn_with_downlink(ledger, config, downlink, clock, stop.clone()).unwrap()
         });
@@ -230,9 +232,9 @@ impl Load {
         if drive.keeps {
             self.sweep();
         }
-        if drive.pulls && drive.dsn.is_some() {
+        if let Some(change) = drive.pulls {
             let watch = Stopwatch::start();
-            while !is_settled(&drive.state) && watch.ms() < PATIENCE_MS {
+            while !is_settled(&drive.state, change) && watch.ms() < PULL_PATIENCE_MS {
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
         }
@@ -465,8 +467,8 @@ fn downlink() -> DownlinkConfig {
     }
 }
 
-/// Whether all that the centre wants, as far as it came, was seen to and told.
-fn is_settled(state: &Path) -> bool {
+/// Whether the centre's fits came up to this `change`, the last of all, and all it wants was seen to and told.
+fn is_settled(state: &Path, change: i64) -> bool {
     let settled = || -> Result<bool, LedgerError> {
         let reader = LedgerReader::open(state)?;
         let Some(wanted) = reader.desired_recipe(STATION)? else { return Ok(false) };
@@ -478,7 +480,8 @@ fn is_settled(state: &Path) -> bool {
         let is_taken = |fit: &loupe::ledger::CentralFit| {
             states.iter().any(|s| s.generation_sha256 == fit.generation_sha256 && s.taken_sha256 == Some(fit.sha256))
         };
-        Ok(noted.iter().any(is_seen)
+        Ok(reader.central_cursor(CentralTable::Fits)? >= change
+            && noted.iter().any(is_seen)
             && fits.len() == states.len()
             && fits.iter().all(is_taken)
             && reader.provision_reports(1)?.is_empty())

@@ -107,7 +107,7 @@ fn cycle(subject: &mut Subject<'_>, kill: &Kill, seed: u64) -> bool {
     }
     if name == "downlink.fit.back" {
         // In use, then withdrawn: it is killed on the way back.
-        let drive = Drive { pulls: true, ..drive_of(subject, "", 0, seed) };
+        let drive = Drive { pulls: Some(subject.last_change()), ..drive_of(subject, "", 0, seed) };
         subject.acks.extend(run_through(&drive));
         subject.withdraw_fits();
     }
@@ -138,7 +138,7 @@ fn drive_of(subject: &Subject<'_>, name: &str, steps: u32, seed: u64) -> Drive {
         waits: starts(&["uplink.", "retention."]) || name.contains("acknowledge") || name.contains("park"),
         builds: name.starts_with("index.") || (name.is_empty() && seed.is_multiple_of(4)),
         keeps: starts(&["backup.", "export.", "retention."]) || (name.is_empty() && seed % 4 == 1),
-        pulls: name.starts_with("downlink."),
+        pulls: name.starts_with("downlink.").then(|| subject.last_change()),
     }
 }
 

@@ -86,7 +86,7 @@ fn a_clock_that_jumps_back_and_forward_loses_and_doubles_nothing() {
             waits: true,
             builds: false,
             keeps: false,
-            pulls: false,
+            pulls: None,
         };
         let output = drive.command().output().unwrap();
         assert!(output.status.success());

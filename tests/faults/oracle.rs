@@ -102,6 +102,13 @@ impl<'a> Subject<'a> {
         ));
     }
 
+    /// Number of the last change of its fits, which are changed last.
+    pub fn last_change(&self) -> i64 {
+        let sql =
+            format!("SELECT coalesce(max(change_seq), 0) FROM loupe.fits WHERE site_id = '{}'", self.site.site_id);
+        self.server.query(&sql).parse().unwrap()
+    }
+
     pub fn withdraw_fits(&self) {
         self.server.query(&format!("UPDATE loupe.fits SET is_active = false WHERE site_id = '{}'", self.site.site_id));
     }
@@ -304,7 +311,7 @@ impl<'a> Subject<'a> {
         if wanted == "0" {
             return Ok(());
         }
-        let drive = Drive { pulls: true, ..Drive::idle(&self.state, &self.dsn()) };
+        let drive = Drive { pulls: Some(self.last_change()), ..Drive::idle(&self.state, &self.dsn()) };
         let status = drive.command().stdout(std::process::Stdio::null()).status().unwrap();
         if !status.success() {
             return Err(format!("a driver that only pulls fails: {status}"));
