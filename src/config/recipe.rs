@@ -410,8 +410,7 @@ impl RawAnomaly {
         let source = match self.graph {
             Some(model) => {
                 if self.bank.is_some() || self.models.is_some() || self.search.is_some() {
-                    let message =
-                        "is named beside `bank`, `models` or `search`: a surface is judged by a bank or by a graph";
+                    let message = "and `bank`, `models`, `search` exclude each other: a surface is judged by a bank or by a graph";
                     document.fault("anomaly.graph", message);
                 }
                 SurfaceSource::Graph { model: folder.join(model) }
