@@ -15,12 +15,13 @@ use loupe::types::{Item, Verdict};
 #[allow(dead_code, reason = "the tests use more of it")]
 mod samples;
 
-const COMMITS: u64 = 3_000;
+const COMMITS: u64 = 1_500;
 const GROUP_COMMITS: u64 = 500;
 const THREADS: u64 = 8;
 /// Commits after which the pages of one are counted: few enough that the log does not begin anew.
 const COUNTED: usize = 50;
-const PAGE_BYTES: usize = 8_192;
+const PAGE_BYTES: usize = 4_096;
+const ROUNDS: u64 = 7;
 
 fn main() {
     let dir = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
@@ -105,32 +106,41 @@ fn in_turns(base: &Path, item_count: u32) {
     }
     let ledger = Ledger::open(dirs[2].path(), Clock::system()).unwrap();
     samples::provenance(&ledger);
-    let (mut bytes_ms, mut pages_ms, mut commit_ms) =
-        (Latencies::default(), Latencies::default(), Latencies::default());
-    for number in 0..COMMITS {
-        bytes_ms.add(|| {
-            same_bytes.prepare_cached("INSERT INTO t VALUES (?1)").unwrap().execute([&row]).unwrap();
-        });
-        let first = (number as i64 * 37) % 4_000 + 1;
-        let sql = "UPDATE t SET x = ?1 WHERE rowid BETWEEN ?2 AND ?3";
-        let last = first + pages as i64 - 1;
-        let content = format!("{number:08}{}", &filler[8..]);
-        pages_ms.add(|| {
-            same_pages.prepare_cached(sql).unwrap().execute(rusqlite::params![content, first, last]).unwrap();
-        });
-        let inspection = inspection(number, item_count);
-        commit_ms.add(|| drop(ledger.commit(inspection, Vec::new()).unwrap()));
+    let mut all: [Latencies; 3] = Default::default();
+    let mut ratios = Vec::new();
+    for round in 0..ROUNDS {
+        let mut each: [Latencies; 3] = Default::default();
+        for number in round * COMMITS..(round + 1) * COMMITS {
+            each[0].add(|| {
+                same_bytes.prepare_cached("INSERT INTO t VALUES (?1)").unwrap().execute([&row]).unwrap();
+            });
+            let first = (number as i64 * 37) % 4_000 + 1;
+            let sql = "UPDATE t SET x = ?1 WHERE rowid BETWEEN ?2 AND ?3";
+            let last = first + pages as i64 - 1;
+            let content = format!("{number:08}{}", &filler[8..]);
+            each[1].add(|| {
+                same_pages.prepare_cached(sql).unwrap().execute(rusqlite::params![content, first, last]).unwrap();
+            });
+            let inspection = inspection(number, item_count);
+            each[2].add(|| drop(ledger.commit(inspection, Vec::new()).unwrap()));
+        }
+        ratios.push(each[2].at(990) / each[0].at(990));
+        for (all, each) in all.iter_mut().zip(each) {
+            all.0.extend(each.0);
+        }
     }
+    let [bytes_ms, pages_ms, commit_ms] = all;
     println!(
-        "{item_count} items: {row_bytes} bytes of rows, {pages} pages of the log a commit; {COMMITS} of each in turns"
+        "{item_count} items: {row_bytes} bytes of rows, {pages} pages of the log a commit; {ROUNDS} rounds of {COMMITS} of each in turns"
     );
     bytes_ms.report("bare transaction, same bytes");
     pages_ms.report("bare transaction, same pages");
     commit_ms.report("commit");
     println!(
-        "p99 of a commit is {:.2} of the bare one of the same bytes, {:.2} of that of the same pages",
+        "p99 of a commit is {:.2} of the bare one of the same bytes, {:.2} of that of the same pages; round by round of the same bytes:{}",
         commit_ms.at(990) / bytes_ms.at(990),
-        commit_ms.at(990) / pages_ms.at(990)
+        commit_ms.at(990) / pages_ms.at(990),
+        ratios.iter().map(|ratio| format!(" {ratio:.2}")).collect::<String>()
     );
 }
 

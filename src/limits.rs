@@ -97,3 +97,12 @@ pub const DOWNLINK_PAGE_BYTES_MAX: i64 = 4 << 20;
 pub const DOWNLINK_INTERVAL_S: u32 = 30;
 /// Largest recipe that is published, bytes.
 pub const RECIPE_BYTES_MAX: usize = 256 << 10;
+/// Requests waiting for a shared session: each worker has at most one, 24 MB at 8 pictures of 512×512 f32.
+pub const BATCH_QUEUE_REQUESTS: usize = 64;
+/// Most pictures in one batch.
+pub const BATCH_PICTURES_MAX: usize = 64;
+/// First and last pause before a session whose device failed is opened again.
+pub const MODEL_REBUILD_BACKOFF_MIN: Duration = Duration::from_secs(1);
+pub const MODEL_REBUILD_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Largest fit that is published, bytes: some 30 000 parts with a threshold of their own.
+pub const FIT_BYTES_MAX: usize = 1 << 20;

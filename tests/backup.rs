@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use loupe::backup::{self, Plan};
 use loupe::clock::{Clock, Stopwatch};
-use loupe::ledger::{Ledger, LedgerReader, artifacts_dir, database_path};
+use loupe::ledger::{GoneReason, Ledger, LedgerReader, Sweep, artifacts_dir, database_path};
+use loupe::types::StoragePolicy;
 use loupe::uplink::{Central, Secret, UplinkConfig, block_on, drain};
 use serde_json::Value;
 use support::postgres::Postgres;
@@ -441,6 +443,35 @@ fn a_missing_folder_a_lost_picture_and_a_damaged_ledger_are_named() {
     let said = fail_with(&mut backup_state(&state, &folder.path().join("b.backup")), 78);
     assert!(said.contains("is damaged"), "{said}");
     assert!(!folder.path().join("b.backup").exists());
+}
+
+#[test]
+fn a_picture_shed_while_it_is_copied_is_noted_as_gone_in_the_backup() {
+    let folder = TempDir::new().unwrap();
+    let (state, out) = (folder.path().join("state"), folder.path().join("device.backup"));
+    commit(&state, 0..4, 500);
+    let ledger = Ledger::open(&state, Clock::system()).unwrap();
+    let clock = Clock::system();
+    let policy = StoragePolicy { pass_picture_days: 0, picture_days: 0, ..StoragePolicy::default() };
+    let mut is_swept = false;
+    // The first word of progress comes when the ledger's state for the copy is fixed.
+    let mut sweep = |_, _| {
+        if !std::mem::replace(&mut is_swept, true) {
+            let swept = Sweep::new(ledger.clone(), policy, clock.clone()).unwrap().expire(&mut |_| true).unwrap();
+            assert_eq!(swept.other_pictures, 4);
+        }
+    };
+    let plan = Plan::of_state(&state).unwrap();
+    let created = backup::create(&plan, &out, None, &Clock::system(), &mut sweep).unwrap();
+    assert_eq!((created.pictures_shed, created.pictures_missing.len(), created.picture_count), (4, 0, 0));
+    ledger.close().unwrap();
+    succeed(&mut verify(&out));
+    let fresh = folder.path().join("fresh");
+    succeed(&mut restore_state(&out, &fresh));
+    proof_holds(&fresh);
+    let path = LedgerReader::open(&fresh).unwrap().recent(1).unwrap()[0].artifacts[0].relative_path.clone();
+    let gone = LedgerReader::open(&fresh).unwrap().gone_picture(&path).unwrap().unwrap();
+    assert_eq!(gone.reason, GoneReason::Expired);
 }
 
 #[test]

@@ -325,3 +325,41 @@ fn a_second_process_on_the_same_state_is_refused() {
     ledger.close().unwrap();
     succeed(loupe().arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(&state).arg(good_image()));
 }
+
+#[test]
+fn of_two_daemons_on_one_state_folder_the_second_ends_with_78_and_the_first_goes_on() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("plate.toml"), "name = \"plate\"\n[locate]\nkind = \"blob\"\n").unwrap();
+    let config = folder.path().join("loupe.toml");
+    let text = format!(
+        "[site]\ncode = \"plant-07\"\n[storage]\nstate_dir = \"state\"\nartifacts = \"none\"\n[runtime]\nworkers = 1\n\
+         [[stations]]\nname = \"plates\"\nrecipe = \"plate.toml\"\n\
+         source = {{ kind = \"folder\", path = \"{}\", loop = true, rate_hz = 20.0 }}\n",
+        samples().join("plate/good").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let run = || {
+        let mut command = loupe();
+        command.args(["run", "--config"]).arg(&config).stdout(std::process::Stdio::null());
+        command
+    };
+    let mut first = run().stderr(std::process::Stdio::null()).spawn().unwrap();
+    let state = folder.path().join("state");
+    let committed = || {
+        let reader = loupe::ledger::LedgerReader::open(&state);
+        reader.and_then(|reader| reader.counters()).map_or(0, |counters| counters.committed)
+    };
+    let watch = loupe::clock::Stopwatch::start();
+    let until_more_than = |count: u64| {
+        while committed() <= count {
+            assert!(watch.elapsed().as_secs() < 120, "the first daemon inspects nothing");
+            std::thread::yield_now();
+        }
+    };
+    until_more_than(0);
+    let said = fail_with(&mut run(), 78);
+    assert!(said.contains("in use by another loupe process"), "{said}");
+    until_more_than(committed());
+    first.kill().unwrap();
+    first.wait().unwrap();
+}

@@ -10,7 +10,10 @@ use loupe::ledger::{Counters, Ledger, LedgerError, LedgerReader, artifacts_dir, 
 use loupe::types::Digest;
 use support::{root, samples};
 
-/// A ledger as an older version left it.
+/// Of a new ledger.
+const PAGE_BYTES: u64 = 4_096;
+
+/// A ledger as an older version left it: its pages are of 8 KiB, and stay so.
 fn old_ledger(fixture: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let connection = rusqlite::Connection::open(database_path(dir.path())).unwrap();
@@ -234,6 +237,20 @@ fn a_flipped_byte_in_the_header_is_noticed() {
 }
 
 #[test]
+fn a_flipped_byte_ends_the_program_with_78_and_nothing_is_changed() {
+    let dir = cut_off_ledger();
+    let path = database_path(dir.path());
+    flip(&path, 21);
+    let before = Digest::of_file(&path).unwrap();
+    for args in [["storage", "prune"], ["outbox", "status"]] {
+        let (code, said) = loupe(dir.path(), &args);
+        assert_eq!(code, Some(78), "{args:?}: {said}");
+        assert!(said.contains("ledger.db"), "{said}");
+    }
+    assert_eq!(Digest::of_file(&path).unwrap(), before);
+}
+
+#[test]
 fn a_flipped_byte_in_a_page_of_a_tree_is_noticed() {
     let roots = |name: &str| -> u64 {
         let dir = cut_off_ledger();
@@ -242,13 +259,13 @@ fn a_flipped_byte_in_a_page_of_a_tree_is_noticed() {
         connection.query_row(sql, [name], |row| row.get::<_, i64>(0)).unwrap().cast_unsigned()
     };
     for name in ["inspections", "items", "outbox", "sqlite_autoindex_inspections_1", "kit_session_trays"] {
-        refused_after_flip(&cut_off_ledger(), "ledger.db", (roots(name) - 1) * 8_192);
+        refused_after_flip(&cut_off_ledger(), "ledger.db", (roots(name) - 1) * PAGE_BYTES);
     }
 }
 
 #[test]
 fn a_flipped_byte_in_the_log_is_noticed_unless_it_might_be_torn() {
-    let frame = 24 + 8_192;
+    let frame = 24 + PAGE_BYTES;
     for at in [2, 25, 32 + 3 * frame + 500, 32 + 10 * frame + 24, 32 + 20 * frame + 18] {
         refused_after_flip(&killed_ledger(), "ledger.db-wal", at);
     }

@@ -228,7 +228,7 @@ fn a_ledger_that_is_taken_newer_or_damaged_is_refused_with_78_and_left_alone() {
     std::fs::write(database_path(dir.path()), &pristine).unwrap();
     let mut damaged = pristine.clone();
     // The kind of a page in the middle.
-    let page = pristine.len() / 8192 / 2 * 8192;
+    let page = pristine.len() / 4_096 / 2 * 4_096;
     damaged[page] ^= 0x40;
     std::fs::write(database_path(dir.path()), &damaged).unwrap();
     let said = fail_with(&mut outbox("repair", dir.path()), 78);

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use loupe::clock::Stopwatch;
 use loupe::ledger::LedgerReader;
+use loupe::matching::{Fit, FitRow, PartIndex, Scored, fitting};
+use loupe::types::Digest;
 use serde_json::Value;
 use support::postgres::Postgres;
-use support::{fail_with, loupe, samples, succeed, text};
+use support::{Assets, copy_folder, fail_with, loupe, root, samples, succeed, text};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -84,11 +86,16 @@ impl Device {
         LedgerReader::open(&self.state()).and_then(|reader| reader.counters()).map_or(0, |counters| counters.committed)
     }
 
-    /// `loupe provisioning status --json`: its one station.
-    fn station(&self) -> Value {
+    /// `loupe provisioning status --json`
+    fn status(&self) -> Value {
         let output =
             loupe().args(["provisioning", "status", "--json", "--config"]).arg(self.config()).output().unwrap();
-        serde_json::from_slice::<Value>(&output.stdout).map_or(Value::Null, |status| status["stations"][0].clone())
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    /// Its one station.
+    fn station(&self) -> Value {
+        self.status()["stations"][0].clone()
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut(&Device) -> bool) {
@@ -166,13 +173,27 @@ fn a_site_is_provisioned_from_nothing_and_a_bad_recipe_never_takes_over() {
     let before = device.committed();
     device.until("inspecting still", |device| device.committed() >= before + 3);
 
-    // A good one waits for the restart, and then serves.
+    // A good one takes over between two frames, while it runs.
     let third = publish(&server, work.path(), &Needs::Nothing, "3");
-    device.until("taken", |device| device.station()["taken_sha256"] == *third);
+    device.until("serving the third", |device| device.station()["serving_sha256"] == *third);
     let station = device.station();
-    assert_eq!((&station["serving_sha256"], &station["waits_for_restart"]), (&first.clone().into(), &true.into()));
-    let said = text(&succeed(loupe().args(["provisioning", "status", "--config"]).arg(device.config())).stdout);
-    assert!(said.contains("waits for a restart"), "{said}");
+    assert_eq!((&station["taken_sha256"], &station["is_waiting"]), (&third.clone().into(), &false.into()));
+    let before = device.committed();
+    device.until("inspecting by it", |device| device.committed() >= before + 3);
+    assert!(device.log().contains("the running station took up the centre's recipe"), "{}", device.log());
+    // The centre knows: what was refused and why, and what serves now.
+    let said = |outcome: &str| {
+        format!("SELECT count(*) FROM loupe.provision_reports WHERE subject = 'plates' AND outcome = '{outcome}'")
+    };
+    device.until("told", |_| server.query(&said("serving")) == "2");
+    assert_eq!(server.query(&said("refused")), "1");
+    let status = || {
+        let output = succeed(loupe().args(["publish", "status", "--json", "--dsn", &server.dsn()]));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["sites"][0].clone()
+    };
+    let state = status();
+    assert_eq!((&state["sha256"], &state["is_as_wanted"]), (&third.clone().into(), &true.into()), "{state}");
+    assert_eq!(state["previous_sha256"], *first);
     drop(daemon);
     let before = device.committed();
     let daemon = device.start();
@@ -182,6 +203,10 @@ fn a_site_is_provisioned_from_nothing_and_a_bad_recipe_never_takes_over() {
     // Killed with a bad one assigned, it starts with the good one; and its file is made anew from the ledger.
     publish(&server, work.path(), &Needs::Bank, "4");
     device.until("refused again", |device| !device.station()["refused_sha256"].is_null());
+    device.until("told of it", |_| status()["outcome"] == "refused");
+    let state = status();
+    assert!(state["detail"].as_str().unwrap().contains("/nowhere/bank") && state["is_as_wanted"] == false, "{state}");
+    assert_eq!(state["previous_sha256"], *third, "what goes on serving");
     drop(daemon);
     let file = device.state().join("recipes").join(format!("{third}.toml"));
     fs::write(&file, "name = \"changed by hand\"\n").unwrap();
@@ -243,9 +268,8 @@ fn killed_at_each_place_a_new_recipe_is_taken_whole_or_not_at_all() {
     let device = Device::new(&server, "plant-07");
     let work = TempDir::new().unwrap();
     let mut before = Value::Null;
-    let places: Vec<&str> =
-        loupe::failpoint::ALL.iter().copied().filter(|name| name.starts_with("downlink.recipe.")).collect();
-    assert_eq!(places.len(), 4, "{places:?}");
+    let places: Vec<&str> = loupe::failpoint::ALL.iter().copied().filter(|name| name.contains(".recipe.")).collect();
+    assert_eq!(places.len(), 6, "{places:?}");
     for place in places {
         let sha256 = publish(&server, work.path(), &Needs::Nothing, place);
         let mut daemon = device.start_armed(&format!("{place}=kill"));
@@ -255,13 +279,100 @@ fn killed_at_each_place_a_new_recipe_is_taken_whole_or_not_at_all() {
             std::thread::yield_now();
         }
         let taken = device.station()["taken_sha256"].clone();
-        let expected = if place == "downlink.recipe.taken" { Value::from(sha256.clone()) } else { before.clone() };
+        let is_taken = place == "downlink.recipe.taken" || place.starts_with("pipeline.");
+        let expected = if is_taken { Value::from(sha256.clone()) } else { before.clone() };
         assert_eq!(taken, expected, "killed at {place}");
         let count = device.committed();
         let daemon = device.start();
-        device.until("taken", |device| device.station()["taken_sha256"] == *sha256);
+        device.until("serving", |device| device.station()["serving_sha256"] == *sha256);
         device.until("inspecting", |device| device.committed() >= count + 2);
         drop(daemon);
         before = Value::from(sha256);
     }
+}
+
+/// A station that matches parts by a recipe of its own, at an index of its own.
+fn matching_device(server: &Postgres) -> (Device, PathBuf) {
+    let device = Device::new(server, "plant-07");
+    let index = device.folder.path().join("index");
+    copy_folder(&Assets::get().index(), &index);
+    let model = root().join("models/mobilenetv2");
+    fs::write(
+        device.folder.path().join("parts.toml"),
+        format!("name = \"parts\"\n[match]\nindex = \"index\"\nmodel = \"{}\"\nuse_fit = true\n", model.display()),
+    )
+    .unwrap();
+    let config = fs::read_to_string(device.config()).unwrap();
+    let config = config.replace("\"central\"", "\"parts.toml\"").replace("plate/good", "parts/queries/3009");
+    fs::write(device.config(), config).unwrap();
+    (device, index)
+}
+
+/// A fit of the generation that `target` tells apart from others; its file and digest.
+fn fitted(folder: &Path, generation_sha256: Digest, target: f32) -> (PathBuf, Digest) {
+    let scored = |similarity| Scored { similarity, size_log: None, is_rival: false };
+    let candidates = vec![("3009".to_owned(), scored(0.9)), ("3001".to_owned(), scored(0.1))];
+    let row = FitRow { part_id: "3009".to_owned(), candidates };
+    let fit = fitting::fit(generation_sha256, &vec![row; 60], 0.1, target).unwrap();
+    let path = folder.join("fit.json");
+    fs::write(&path, serde_json::to_vec(&fit).unwrap()).unwrap();
+    (path.clone(), Digest::of_file(&path).unwrap())
+}
+
+#[test]
+fn a_fit_of_the_centre_is_searched_by_at_once_and_one_of_another_index_is_refused() {
+    let Some(server) = Postgres::start() else { return };
+    succeed(loupe().args(["db", "migrate", "--dsn", &server.dsn()]));
+    let (device, index) = matching_device(&server);
+    let work = TempDir::new().unwrap();
+    let generation = PartIndex::open(&index).unwrap();
+    let (name, generation) = (generation.generation_name(), generation.generation_sha256());
+    let put = |path: &Path| succeed(loupe().args(["publish", "fit", "--dsn", &server.dsn()]).arg(path));
+    let fit = |device: &Device| device.status()["fits"][0].clone();
+    let decided_by = |sha256: Digest| {
+        server.query(&format!(
+            "SELECT count(*) FROM loupe.inspections i JOIN loupe.provenances p
+                ON p.site_id = i.site_id AND p.sha256 = i.provenance_sha256
+             WHERE p.record::jsonb -> 'calibration_sha256s' ->> 'match.fit' = '{sha256}'"
+        ))
+    };
+
+    // One of an index that is not here is refused in words, and nothing changes.
+    let other = Digest::of(b"an index elsewhere");
+    put(&fitted(work.path(), other, 0.01).0);
+    let daemon = device.start();
+    device.until("inspecting", |device| device.committed() >= 2);
+    device.until("refused", |device| fit(device)["refused_error"].is_string());
+    let said = fit(&device)["refused_error"].to_string();
+    assert!(said.contains(&format!("gen-{}", other.short())) && said.contains(&name), "{said}");
+    succeed(loupe().args(["publish", "withdraw", "fit", &format!("gen-{}", other.short()), "--dsn", &server.dsn()]));
+    device.until("forgotten", |device| fit(device).is_null());
+
+    // The right one decides within seconds, without a restart.
+    let (path, first) = fitted(work.path(), generation, 0.01);
+    put(&path);
+    device.until("decided by the fit", |_| decided_by(first) != "0");
+    assert_eq!(fit(&device)["taken_sha256"], first.to_string());
+    // What the search could not read never comes near it.
+    server.query("UPDATE loupe.fits SET body = '{', sha256 = sha256('{') WHERE is_active");
+    device.until("refused", |device| fit(device)["refused_error"].is_string());
+    assert_eq!(fit(&device)["taken_sha256"], first.to_string());
+    let before = device.committed();
+    device.until("inspecting still", |device| device.committed() >= before + 2);
+    assert_eq!(Digest::of_file(&Fit::path(&index, &name)).unwrap(), first);
+    let (path, second) = fitted(work.path(), generation, 0.02);
+    put(&path);
+    device.until("decided by the second", |_| decided_by(second) != "0");
+    // Taken back, the recipe's own thresholds decide; the centre was told of each step.
+    succeed(loupe().args(["publish", "withdraw", "fit", &name, "--dsn", &server.dsn()]));
+    device.until("taken back", |_| !Fit::path(&index, &name).exists());
+    let told =
+        format!("SELECT string_agg(outcome, ' ' ORDER BY id) FROM loupe.provision_reports WHERE subject = '{name}'");
+    device.until("told", |_| server.query(&told) == "serving refused serving withdrawn");
+    drop(daemon);
+
+    let broken = work.path().join("broken.json");
+    fs::write(&broken, "{}").unwrap();
+    let said = fail_with(loupe().args(["publish", "fit", "--dsn", &server.dsn()]).arg(&broken), 78);
+    assert!(said.contains("broken.json"), "{said}");
 }

@@ -8,7 +8,9 @@ use std::process::Command;
 
 use loupe::clock::Clock;
 use loupe::dashboard::{Dashboard, DashboardState, Feed, Snapshot};
-use loupe::ledger::{Ledger, LedgerError, LedgerReader, NewReview, Scrub, ScrubReport, Sweep, Swept, artifacts_dir};
+use loupe::ledger::{
+    GoneReason, Ledger, LedgerError, LedgerReader, NewReview, Scrub, ScrubReport, Sweep, Swept, artifacts_dir,
+};
 use loupe::observe::Metrics;
 use loupe::shutdown::Shutdown;
 use loupe::types::{
@@ -617,6 +619,7 @@ fn a_hold_reaches_the_daemon_that_has_the_ledger() {
         site: "Plant 3".to_owned(),
         stations: Vec::new(),
         snapshot: std::sync::Arc::new(Snapshot::default),
+        gone: None,
         lookup: None,
         reviews: None,
         kits: None,
@@ -644,4 +647,42 @@ fn a_hold_reaches_the_daemon_that_has_the_ledger() {
     assert!(error.contains("needs an inspection, a part, a station or a time range"), "{error}");
     stop.request();
     dashboard.join();
+}
+
+#[test]
+fn an_item_whose_detail_has_expired_is_refused_in_words_and_the_whole_is_not() {
+    let bench = Bench::new();
+    let hold = bench.commit(1, Verdict::Hold, &[]);
+    bench.deliver(|_| true);
+    bench.days_pass(15);
+    assert_eq!(bench.expire().detail, 1);
+    let of_item = NewReview { ordinal: Some(hold.items[0].ordinal), ..review(&hold, None) };
+    let said = bench.ledger.review(of_item).unwrap_err().to_string();
+    assert!(said.contains(&format!("the detail of {} has expired", hold.code)), "{said}");
+    assert!(said.contains("storage.detail_days"), "{said}");
+    let said = bench.ledger.review(NewReview { ordinal: Some(99), ..review(&hold, None) }).unwrap_err().to_string();
+    assert!(said.contains("has no item 99"), "{said}");
+    bench.ledger.review(NewReview { ordinal: None, ..review(&hold, None) }).unwrap();
+    bench.assert_whole();
+}
+
+#[test]
+fn of_a_picture_that_is_gone_the_ledger_says_why() {
+    let bench = Bench::new();
+    let (pass, hold) = (bench.commit(1, Verdict::Pass, &[100]), bench.commit(2, Verdict::Hold, &[200]));
+    let path = |inspection: &Inspection| inspection.artifacts[0].relative_path.clone();
+    assert_eq!(bench.reader().gone_picture(&path(&pass)).unwrap(), None, "it is there");
+    bench.days_pass(4);
+    bench.expire();
+    let gone = bench.reader().gone_picture(&path(&pass)).unwrap().unwrap();
+    assert_eq!((gone.reason, gone.is_pass), (GoneReason::Expired, true));
+    assert!(gone.gone_at >= pass.decided_at);
+    let tight = StoragePolicy { budget_bytes: Some(10), ..policy() };
+    bench.sweep(tight).relieve(&mut |_| true).unwrap();
+    let gone = bench.reader().gone_picture(&path(&hold)).unwrap().unwrap();
+    assert_eq!((gone.reason, gone.is_pass), (GoneReason::Pressure, false));
+    for unknown in ["", "x.jpg", "2026/11/21/00000000-0000-0000-0000-000000000000-0-frame.jpg", "é".repeat(40).as_str()]
+    {
+        assert_eq!(bench.reader().gone_picture(unknown).unwrap(), None, "{unknown}");
+    }
 }

@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("decide", &["types", "config", "locate", "limits"]),
     ("overlay", &["types", "limits"]),
     ("capture", &["types", "limits", "clock", "shutdown"]),
-    ("inference", &["types", "limits", "clock"]),
+    ("inference", &["types", "limits", "clock", "failpoint"]),
     ("locate", &["types", "limits", "inference"]),
     ("measure", &["types", "limits"]),
     ("matching", &["types", "limits", "clock", "measure", "failpoint"]),
@@ -47,7 +47,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // A session's count is booked in the transaction that ends it.
     ("ledger", &["types", "limits", "clock", "observe", "kit", "failpoint"]),
     // Which files make up a device, the configuration says; what of them is a secret, the uplink.
-    ("backup", &["types", "clock", "ledger", "config", "uplink"]),
+    ("backup", &["types", "clock", "ledger", "config", "uplink", "failpoint"]),
     ("uplink", &["types", "limits", "clock", "shutdown", "ledger", "observe", "failpoint"]),
     ("observe", &["types", "limits", "clock"]),
     ("dashboard", &["types", "limits", "clock", "shutdown", "notify", "observe"]),

@@ -150,6 +150,9 @@ fn the_right_server_is_reached_and_every_other_certificate_is_refused() {
     for mode in ["require", "verify-ca", "verify-full"] {
         refused(&with(mode), &["has expired", "renew it"]);
     }
+    // The program ends as for any fault of the configuration.
+    let said = support::fail_with(loupe().args(["db", "status"]).env("LOUPE_DSN", with("verify-full")), 78);
+    assert!(said.contains("has expired"), "{said}");
     authority.issue(&server, "IP:127.0.0.1", "2048", "2049");
     refused(&with("verify-full"), &["not valid yet", "clock"]);
 }

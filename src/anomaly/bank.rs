@@ -1,6 +1,7 @@
-//! A bank's folder: `manifest.json`, which names everything a score rests on, and `bank.faiss`, a flat L2 index.
+//! A bank's folder: `manifest.json`, which names everything a score rests on, and the files of its groups.
 //!
-//! The digest of `manifest.json` names the bank. The folder is written under a temporary name, synced and renamed, so
+//! A bank has at least one group (see [`super::group`]). The first format had one, without a name, and no more than
+//! `bank.faiss`; such banks are read as before. The digest of `manifest.json` names the bank. The folder is written under a temporary name, synced and renamed, so
 //! it is there as a whole or not at all.
 
 use std::collections::BTreeMap;
@@ -9,14 +10,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::AnomalyError;
+use super::group::{GROUPS_MAX, Group, GroupManifest, Picture, Thumbnail};
+#[cfg(test)]
 use super::memory::Memory;
-use crate::matching::faiss::Index;
+use super::memory::SearchMode;
+use super::threshold::ThresholdRule;
+use super::view::View;
+use super::{AnomalyError, group};
 use crate::types::Digest;
 
 const MANIFEST_FILE: &str = "manifest.json";
 const VECTORS_FILE: &str = "bank.faiss";
-const FORMAT: &str = "loupe-bank/1";
+const FORMAT: &str = "loupe-bank/2";
+/// One group, no list of it and no pictures.
+const FORMAT_BEFORE: &str = "loupe-bank/1";
 /// A manifest is about 1 kB.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 
@@ -61,8 +68,18 @@ pub struct BankManifest {
     pub train_count: usize,
     /// Image score of a picture on the edge of good, on the raw scale.
     pub image_threshold_raw: f32,
-    /// Map value on the edge of good, on the raw scale.
+    /// Map value on the edge of good, on the raw scale; both thresholds are those of the first group.
     pub pixel_threshold_raw: f32,
+    #[serde(default)]
+    pub threshold: ThresholdRule,
+    #[serde(default, skip_serializing_if = "View::is_plain")]
+    pub view: View,
+    /// Empty in banks of the first format, which have one without a name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupManifest>,
+    /// The bank that this one was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
     /// Digest of each other file of the folder.
     pub files: BTreeMap<String, Digest>,
 }
@@ -72,7 +89,8 @@ pub struct BankManifest {
 pub struct Bank {
     manifest: BankManifest,
     sha256: Digest,
-    memory: Memory,
+    folder: PathBuf,
+    groups: Vec<Group>,
 }
 
 impl Bank {
@@ -100,26 +118,26 @@ impl Bank {
                 return Err(AnomalyError::FileDiffers { bank: dir.to_owned(), file: file.clone(), expected, found });
             }
         }
-        let shape = |what, expected: String, found: String| {
-            Err(AnomalyError::Shape { bank: dir.to_owned(), what, expected, found })
-        };
-        let index = Index::read(&dir.join(VECTORS_FILE))?;
-        let Some(memory) = Memory::from_index(index) else {
-            return shape("kind of bank.faiss", "a flat L2 index with vectors".to_owned(), "another".to_owned());
-        };
-        let expected = (manifest.coreset_count, manifest.dim);
-        if (memory.len(), memory.dim()) != expected {
-            let found = format!("{} of {}", memory.len(), memory.dim());
-            return shape("vectors of bank.faiss", format!("{} of {}", expected.0, expected.1), found);
-        }
-        Ok(Bank { manifest, sha256: Digest::of(&bytes), memory })
+        let groups = manifest.group_list().into_iter().enumerate();
+        let groups = groups.map(|(number, group)| Group::read(dir, number, group, manifest.dim, &manifest.files));
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        Ok(Bank { manifest, sha256: Digest::of(&bytes), folder: dir.to_owned(), groups })
     }
 
-    /// Write a new bank to `dir`, which must not exist; the file digests of `manifest` are filled in.
-    pub(super) fn write(dir: &Path, mut manifest: BankManifest, memory: Memory) -> Result<Bank, AnomalyError> {
+    /// Write a new bank to `dir`, which must not exist; groups, counts, thresholds and file digests of `manifest` are
+    /// filled in from `groups`, above 0 of them. `thumbnails` are named by the groups' pictures.
+    pub(super) fn write(
+        dir: &Path,
+        mut manifest: BankManifest,
+        groups: Vec<Group>,
+        thumbnails: &[(String, Thumbnail)],
+    ) -> Result<Bank, AnomalyError> {
         if dir.exists() {
             return Err(AnomalyError::Exists { path: dir.to_owned() });
         }
+        manifest.describe(&groups);
+        let path = dir.join(MANIFEST_FILE);
+        check_parts(&manifest).map_err(|message| AnomalyError::Manifest { path, message })?;
         let temporary = temporary_name(dir);
         let io = |action, path: &Path| {
             let path = path.to_owned();
@@ -129,22 +147,38 @@ impl Bank {
             fs::remove_dir_all(&temporary).map_err(io("clear", &temporary))?;
         }
         fs::create_dir_all(&temporary).map_err(io("make", &temporary))?;
-        let vectors = temporary.join(VECTORS_FILE);
-        memory.index().write(&vectors)?;
-        let digest = Digest::of_file(&vectors).map_err(io("read", &vectors))?;
-        manifest.files = BTreeMap::from([(VECTORS_FILE.to_owned(), digest)]);
+        let mut files = Vec::new();
+        for (number, group) in groups.iter().enumerate() {
+            files.extend(group.write(&temporary, number)?);
+        }
+        for (name, thumbnail) in thumbnails {
+            match thumbnail {
+                Thumbnail::Bytes(bytes) => files.push(group::written(&temporary, name.clone(), bytes)?),
+                Thumbnail::File(path) => {
+                    fs::copy(path, temporary.join(name)).map_err(io("copy", path))?;
+                    files.push(name.clone());
+                }
+            }
+        }
+        manifest.files.clear();
+        for name in files {
+            let path = temporary.join(&name);
+            manifest.files.insert(name, Digest::of_file(&path).map_err(io("read", &path))?);
+        }
         let path = temporary.join(MANIFEST_FILE);
         let mut bytes = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| AnomalyError::Manifest { path: path.clone(), message: error.to_string() })?;
         bytes.push(b'\n');
         fs::write(&path, &bytes).map_err(io("write", &path))?;
-        for synced in [&vectors, &path, &temporary] {
-            sync(synced).map_err(io("sync", synced))?;
+        for file in manifest.files.keys().map(String::as_str).chain([MANIFEST_FILE]) {
+            let synced = temporary.join(file);
+            sync(&synced).map_err(io("sync", &synced))?;
         }
+        sync(&temporary).map_err(io("sync", &temporary))?;
         fs::rename(&temporary, dir).map_err(io("move the finished bank to", dir))?;
         let parent = parent_of(dir);
         sync(&parent).map_err(io("sync", &parent))?;
-        Ok(Bank { manifest, sha256: Digest::of(&bytes), memory })
+        Ok(Bank { manifest, sha256: Digest::of(&bytes), folder: dir.to_owned(), groups })
     }
 
     #[must_use]
@@ -161,7 +195,7 @@ impl Bank {
     /// Vectors in the bank.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.memory.len()
+        self.groups.iter().map(|group| group.memory.len()).sum()
     }
 
     #[must_use]
@@ -169,18 +203,93 @@ impl Bank {
         self.len() == 0
     }
 
-    pub(super) fn memory(&self) -> &Memory {
-        &self.memory
+    /// From now on search its vectors so.
+    pub(super) fn set_search(&mut self, mode: SearchMode, threads: usize) {
+        self.groups.iter_mut().for_each(|group| group.memory.set_search(mode, threads));
     }
 
-    pub(super) fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Names of the groups; one empty name where the bank has one that nobody named.
+    #[must_use]
+    pub fn group_names(&self) -> Vec<&str> {
+        self.groups.iter().map(|group| group.manifest.name.as_str()).collect()
+    }
+
+    /// The learnt pictures of each group, with their scores; empty for banks of the first format.
+    #[must_use]
+    pub fn pictures(&self) -> Vec<&[Picture]> {
+        self.groups.iter().map(|group| group.pictures.as_slice()).collect()
+    }
+
+    /// The folder it was read from or written to.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The number of a group by its name.
+    ///
+    /// # Errors
+    /// When the bank has no such group; the error lists those it has.
+    pub(super) fn group_number(&self, name: &str) -> Result<usize, AnomalyError> {
+        let found = self.groups.iter().position(|group| group.manifest.name == name);
+        found.ok_or_else(|| {
+            let known: Vec<String> = self.group_names().iter().map(|name| format!("`{name}`")).collect();
+            AnomalyError::NoGroup { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// What must be copied so that another bank may hold this one's pictures.
+    pub(super) fn thumbnails(&self) -> Vec<(String, Thumbnail)> {
+        let names =
+            self.groups.iter().flat_map(|group| &group.pictures).filter_map(|picture| picture.thumbnail.clone());
+        names.map(|name| (name.clone(), Thumbnail::File(self.folder.join(name)))).collect()
+    }
+
+    /// For making another bank out of this one.
+    pub(super) fn into_groups(self) -> Vec<Group> {
+        self.groups
+    }
+}
+
+impl BankManifest {
+    /// What the bank holds, also for the first format.
+    fn group_list(&self) -> Vec<GroupManifest> {
+        if !self.groups.is_empty() {
+            return self.groups.clone();
+        }
+        vec![GroupManifest {
+            name: String::new(),
+            coreset_count: self.coreset_count,
+            train_count: self.train_count,
+            image_threshold_raw: self.image_threshold_raw,
+            pixel_threshold_raw: self.pixel_threshold_raw,
+            reference_px: None,
+        }]
+    }
+
+    /// Fill in what follows from the groups.
+    fn describe(&mut self, groups: &[Group]) {
+        FORMAT.clone_into(&mut self.format);
+        self.groups = groups.iter().map(|group| group.manifest.clone()).collect();
+        self.coreset_count = self.groups.iter().map(|group| group.coreset_count).sum();
+        self.train_count = self.groups.iter().map(|group| group.train_count).sum();
+        if let Some(first) = self.groups.first() {
+            self.image_threshold_raw = first.image_threshold_raw;
+            self.pixel_threshold_raw = first.pixel_threshold_raw;
+        }
     }
 }
 
 fn check(manifest: &BankManifest) -> Result<(), String> {
-    if manifest.format != FORMAT {
-        return Err(format!("its format is `{}`, this version reads `{FORMAT}`", manifest.format));
+    if ![FORMAT, FORMAT_BEFORE].contains(&manifest.format.as_str()) {
+        return Err(format!(
+            "its format is `{}`, this version reads `{FORMAT}` and `{FORMAT_BEFORE}`",
+            manifest.format
+        ));
     }
     let is_plain = |name: &str| {
         !name.is_empty()
@@ -198,19 +307,42 @@ fn check(manifest: &BankManifest) -> Result<(), String> {
     if manifest.input_px.iter().any(|&side| side == 0 || side > crate::limits::IMAGE_SIDE_PX_MAX) {
         return Err(format!("`input_px` is {:?}", manifest.input_px));
     }
-    if manifest.grid.contains(&0) || manifest.grid.iter().zip(manifest.input_px).any(|(&cells, px)| cells > px as usize)
-    {
-        return Err(format!("`grid` is {:?}", manifest.grid));
-    }
-    let thresholds = [manifest.image_threshold_raw, manifest.pixel_threshold_raw];
-    if thresholds.iter().any(|threshold| !threshold.is_finite() || *threshold < 0.0) {
-        return Err(format!("its thresholds are {thresholds:?}"));
-    }
-    Ok(())
+    check_parts(manifest)
 }
 
-pub(super) fn format_name() -> String {
-    FORMAT.to_owned()
+/// What can be wrong before any file is written.
+fn check_parts(manifest: &BankManifest) -> Result<(), String> {
+    manifest.view.check().map_err(|error| error.to_string())?;
+    let tiles = manifest.view.tiles.map_or([1, 1], |tiles| [tiles.columns, tiles.rows]);
+    let sides = [0, 1].map(|axis| manifest.input_px[axis] as usize * tiles[axis] as usize);
+    if manifest.grid.contains(&0) || manifest.grid.iter().zip(sides).any(|(&cells, px)| cells > px) {
+        return Err(format!("`grid` is {:?}", manifest.grid));
+    }
+    check_groups(&manifest.group_list(), manifest.view.registration.is_some())
+}
+
+fn check_groups(groups: &[GroupManifest], is_registered: bool) -> Result<(), String> {
+    if groups.len() > GROUPS_MAX {
+        return Err(format!("it has {} groups, at most {GROUPS_MAX} are allowed", groups.len()));
+    }
+    let names: std::collections::BTreeSet<&str> = groups.iter().map(|group| group.name.as_str()).collect();
+    if names.len() != groups.len() || (groups.len() > 1 && names.contains("")) {
+        return Err("its groups need names of their own".to_owned());
+    }
+    for group in groups {
+        let thresholds = [group.image_threshold_raw, group.pixel_threshold_raw];
+        if thresholds.iter().any(|threshold| !threshold.is_finite() || *threshold < 0.0) {
+            return Err(format!("its thresholds are {thresholds:?}"));
+        }
+        let side_max = crate::limits::IMAGE_SIDE_PX_MAX;
+        if group.reference_px.is_some_and(|sides| sides.iter().any(|side| !(1..=side_max).contains(side))) {
+            return Err(format!("its reference picture is {:?}", group.reference_px));
+        }
+        if is_registered && group.reference_px.is_none() {
+            return Err(format!("group `{}` has no picture to register to", group.name));
+        }
+    }
+    Ok(())
 }
 
 fn parent_of(dir: &Path) -> PathBuf {
@@ -232,12 +364,15 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    use super::{AnomalyError, Bank, BankManifest, BankModel, Layer, MANIFEST_FILE, Memory, VECTORS_FILE, format_name};
+    use super::{
+        AnomalyError, Bank, BankManifest, BankModel, Group, GroupManifest, Layer, MANIFEST_FILE, Memory, Picture,
+        ThresholdRule, Thumbnail, VECTORS_FILE, View,
+    };
     use crate::types::Digest;
 
     pub fn manifest() -> BankManifest {
         BankManifest {
-            format: format_name(),
+            format: String::new(),
             software_version: "0".to_owned(),
             model: BankModel { name: "m".to_owned(), version: "1".to_owned(), sha256: Digest::of(b"m") },
             layers: vec![Layer { output: "stride8".to_owned(), stride: 8, channels: 2 }],
@@ -250,25 +385,94 @@ pub(super) mod tests {
             train_count: 2,
             image_threshold_raw: 1.0,
             pixel_threshold_raw: 1.0,
+            threshold: ThresholdRule::Headroom,
+            view: View::default(),
+            groups: Vec::new(),
+            parent: None,
             files: BTreeMap::new(),
         }
     }
 
+    fn group(name: &str) -> Group {
+        let thumbnail = Some(format!("picture-{name}.jpg"));
+        let picture = Picture { name: format!("{name}.png"), thumbnail, image_score: 0.5, map_max: 0.25 };
+        Group {
+            manifest: GroupManifest {
+                name: name.to_owned(),
+                coreset_count: 3,
+                train_count: 1,
+                image_threshold_raw: 1.0,
+                pixel_threshold_raw: 1.0,
+                reference_px: None,
+            },
+            memory: Memory::new(vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2).unwrap(),
+            origins: vec![0; 3],
+            pictures: vec![picture],
+            reference: None,
+        }
+    }
+
     fn write(dir: &Path, manifest: BankManifest) {
-        Bank::write(dir, manifest, Memory::new(vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2).unwrap()).unwrap();
+        write_groups(dir, manifest, &[""]).unwrap();
+    }
+
+    fn write_groups(dir: &Path, manifest: BankManifest, names: &[&str]) -> Result<Bank, AnomalyError> {
+        let thumbnails: Vec<_> =
+            names.iter().map(|name| (format!("picture-{name}.jpg"), Thumbnail::Bytes(vec![1, 2, 3]))).collect();
+        Bank::write(dir, manifest, names.iter().map(|name| group(name)).collect(), &thumbnails)
     }
 
     #[test]
     fn a_bank_reads_back_as_written_and_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/bank");
-        let memory = Memory::new(vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2).unwrap();
-        let written = Bank::write(&path, manifest(), memory).unwrap();
+        let written = write_groups(&path, manifest(), &["left", "right"]).unwrap();
         let read = Bank::open(&path).unwrap();
         assert_eq!((read.sha256(), read.manifest()), (written.sha256(), written.manifest()));
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary folder is left");
-        let again = Bank::write(&path, manifest(), Memory::new(vec![0.0, 1.0], 2).unwrap());
+        assert_eq!((read.group_names(), read.len()), (vec!["left", "right"], 6));
+        assert_eq!(read.pictures()[1][0].name, "right.png");
+        assert!(path.join("bank-1.faiss").exists() && path.join("picture-left.jpg").exists());
+        assert!(matches!(read.group_number("up"), Err(AnomalyError::NoGroup { .. })));
+        let again = write_groups(&path, manifest(), &["left"]);
         assert!(matches!(again, Err(AnomalyError::Exists { .. })));
+    }
+
+    #[test]
+    fn a_bank_of_the_first_format_is_read_as_one_group_without_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bank");
+        write(&path, manifest());
+        let mut text: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path.join(MANIFEST_FILE)).unwrap()).unwrap();
+        text["format"] = "loupe-bank/1".into();
+        for added in ["groups", "threshold", "view", "parent"] {
+            text.as_object_mut().unwrap().remove(added);
+        }
+        let vectors = text["files"][VECTORS_FILE].clone();
+        text["files"] = serde_json::json!({ VECTORS_FILE: vectors });
+        std::fs::write(path.join(MANIFEST_FILE), text.to_string()).unwrap();
+        let bank = Bank::open(&path).unwrap();
+        assert_eq!((bank.group_names(), bank.len(), bank.pictures()[0].len()), (vec![""], 3, 0));
+        assert_eq!(bank.groups()[0].manifest.image_threshold_raw, 1.0);
+    }
+
+    #[test]
+    fn groups_that_cannot_be_told_apart_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for names in [["same", "same"], ["", "named"]] {
+            let error = write_groups(&dir.path().join("bank"), manifest(), &names).unwrap_err().to_string();
+            assert!(error.contains("names of their own"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_picture_that_was_swapped_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bank");
+        write(&path, manifest());
+        std::fs::write(path.join("picture-.jpg"), [9]).unwrap();
+        assert!(matches!(Bank::open(&path), Err(AnomalyError::FileDiffers { .. })));
     }
 
     #[test]
@@ -300,12 +504,21 @@ pub(super) mod tests {
     #[test]
     fn manifests_that_contradict_the_files_or_reach_outside_are_refused() {
         check_manifest_fault("\"dim\": 2", "\"dim\": 4", "expected 3 of 4, found 3 of 2");
-        check_manifest_fault("\"coreset_count\": 3", "\"coreset_count\": 9", "expected 9 of 2");
+        check_manifest_fault(
+            "\"coreset_count\": 3,\n      \"train",
+            "\"coreset_count\": 9,\n      \"train",
+            "expected 9 of 2",
+        );
         check_manifest_fault("bank.faiss", "../bank.faiss", "plain file names");
         check_manifest_fault("\"name\": \"m\"", "\"name\": \"../m\"", "no folder name");
-        check_manifest_fault("loupe-bank/1", "loupe-bank/9", "loupe-bank/9");
+        check_manifest_fault("loupe-bank/2", "loupe-bank/9", "loupe-bank/9");
+        check_manifest_fault("picture-.jpg", "../picture.jpg", "plain file names");
         check_manifest_fault("\"seed\"", "\"sead\"", "sead");
-        check_manifest_fault("\"image_threshold_raw\": 1.0", "\"image_threshold_raw\": -1.0", "thresholds");
+        check_manifest_fault(
+            "\"image_threshold_raw\": 1.0,\n      ",
+            "\"image_threshold_raw\": -1.0,\n      ",
+            "thresholds",
+        );
     }
 
     #[test]

@@ -9,50 +9,76 @@
 pub const PROJECTED_DIM: usize = 128;
 
 /// Choose `count` of the rows of `vectors`, `[n, dim]`, in the order of choice; the same for the same seed.
+#[cfg(test)]
 #[must_use]
 pub fn choose(vectors: &[f32], dim: usize, count: usize, seed: u64) -> Vec<usize> {
+    choose_beside(&[], vectors, dim, count, seed, &mut |_| true)
+}
+
+/// Choose up to `count` of the rows of `vectors` that lie far from each other and from `base`, `[m, dim]`, which is there
+/// already. `go_on` is told how many are chosen and ends the choice early by `false`; at least one is chosen.
+#[must_use]
+pub fn choose_beside(
+    base: &[f32],
+    vectors: &[f32],
+    dim: usize,
+    count: usize,
+    seed: u64,
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Vec<usize> {
     let mut random = fastrand::Rng::with_seed(seed);
     let total = vectors.len() / dim.max(1);
     let count = count.min(total);
     if count == 0 {
         return Vec::new();
     }
-    let projected = project(vectors, dim, &mut random);
-    let (points, dim) = projected.as_ref().map_or((vectors, dim), |points| (points.as_slice(), PROJECTED_DIM));
+    let matrix = projection(dim, &mut random);
+    let projected = matrix.as_ref().map(|matrix| project(vectors, dim, matrix));
+    let based = matrix.as_ref().map(|matrix| project(base, dim, matrix));
+    let (base, points) = (based.as_deref().unwrap_or(base), projected.as_deref().unwrap_or(vectors));
+    let dim = if matrix.is_some() { PROJECTED_DIM } else { dim };
     let mut chosen = Vec::with_capacity(count);
     let mut nearest = vec![f32::INFINITY; total];
     let mut next = random.usize(..total);
+    for center in base.chunks_exact(dim) {
+        next = closer(points, dim, center, &mut nearest);
+    }
     loop {
         chosen.push(next);
-        if chosen.len() == count {
+        if chosen.len() == count || !go_on(chosen.len()) {
             return chosen;
         }
         let center = points[next * dim..(next + 1) * dim].to_vec();
-        let mut farthest = (0, -1.0_f32);
-        for (index, (point, least)) in points.chunks_exact(dim).zip(&mut nearest).enumerate() {
-            *least = least.min(squared_distance(point, &center));
-            if *least > farthest.1 {
-                farthest = (index, *least);
-            }
-        }
-        next = farthest.0;
+        next = closer(points, dim, &center, &mut nearest);
     }
 }
 
-/// `None` where the descriptors are short enough already.
-fn project(vectors: &[f32], dim: usize, random: &mut fastrand::Rng) -> Option<Vec<f32>> {
-    if dim <= PROJECTED_DIM {
-        return None;
+/// Bring `nearest` up to date with a further center; the point that is now farthest from all.
+fn closer(points: &[f32], dim: usize, center: &[f32], nearest: &mut [f32]) -> usize {
+    let mut farthest = (0, -1.0_f32);
+    for (index, (point, least)) in points.chunks_exact(dim).zip(nearest).enumerate() {
+        *least = least.min(squared_distance(point, center));
+        if *least > farthest.1 {
+            farthest = (index, *least);
+        }
     }
+    farthest.0
+}
+
+/// `[dim, PROJECTED_DIM]`; `None` where the descriptors are short enough already.
+fn projection(dim: usize, random: &mut fastrand::Rng) -> Option<Vec<f32>> {
     let scale = (PROJECTED_DIM as f32).sqrt().recip();
-    let matrix: Vec<f32> = (0..dim * PROJECTED_DIM).map(|_| gaussian(random) * scale).collect();
+    (dim > PROJECTED_DIM).then(|| (0..dim * PROJECTED_DIM).map(|_| gaussian(random) * scale).collect())
+}
+
+fn project(vectors: &[f32], dim: usize, matrix: &[f32]) -> Vec<f32> {
     let mut projected = vec![0.0_f32; vectors.len() / dim * PROJECTED_DIM];
     for (vector, out) in vectors.chunks_exact(dim).zip(projected.chunks_exact_mut(PROJECTED_DIM)) {
         for (value, row) in vector.iter().zip(matrix.chunks_exact(PROJECTED_DIM)) {
             out.iter_mut().zip(row).for_each(|(sum, weight)| *sum += value * weight);
         }
     }
-    Some(projected)
+    projected
 }
 
 /// Box and Muller's transform.
@@ -78,7 +104,7 @@ fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{PROJECTED_DIM, choose, squared_distance};
+    use super::{PROJECTED_DIM, choose, choose_beside, squared_distance};
 
     /// 5 clusters of 40 points, far apart.
     fn clusters(dim: usize) -> Vec<f32> {
@@ -102,6 +128,26 @@ mod tests {
         assert_ne!(choose(&points, 4, 20, 1), choose(&points, 4, 20, 2));
         assert_eq!(choose(&points[..12], 4, 20, 1).len(), 3);
         assert!(choose(&[], 4, 20, 1).is_empty());
+    }
+
+    #[test]
+    fn what_a_base_covers_is_chosen_last() {
+        for dim in [3, PROJECTED_DIM + 40] {
+            let points = clusters(dim);
+            // clusters 0, 1 and 2 are there already
+            let found = choose_beside(&points[..3 * dim], &points, dim, 2, 7, &mut |_| true);
+            let mut clusters: Vec<_> = found.iter().map(|index| index % 5).collect();
+            clusters.sort_unstable();
+            assert_eq!(clusters, [3, 4], "dim {dim}");
+        }
+    }
+
+    #[test]
+    fn a_budget_that_is_spent_keeps_what_was_chosen_first() {
+        let points = clusters(4);
+        let cut = choose_beside(&[], &points, 4, 50, 1, &mut |chosen| chosen < 7);
+        assert_eq!(cut, choose(&points, 4, 50, 1)[..7]);
+        assert_eq!(choose_beside(&[], &points, 4, 50, 1, &mut |_| false).len(), 1);
     }
 
     #[test]

@@ -30,6 +30,20 @@ pub enum AnomalyError {
     Exists { path: PathBuf },
     #[error("a bank needs at least {needed} pictures of good parts, got {got}", needed = super::build::IMAGES_MIN)]
     TooFewImages { got: usize },
+    #[error(
+        "a false-reject rate of {rate} needs the scores of at least {needed} good pictures, there are {got}; take more \
+         pictures or a larger rate"
+    )]
+    TooFewForRate { got: usize, needed: usize, rate: f64 },
+    #[error(
+        "the part is not where the reference picture shows it: correlation {correlation:.3}, needed {needed:.3}; check \
+         that it lies as when the bank was built"
+    )]
+    NotRegistered { correlation: f32, needed: f32 },
+    #[error("the region holds no patch of the {width}x{height} grid; draw it larger, zoom to it or use tiles", width = grid.0, height = grid.1)]
+    EmptyRegion { grid: (usize, usize) },
+    #[error("the bank has no group `{name}`; it has {known}")]
+    NoGroup { name: String, known: String },
     #[error("{option} is {value}: it must be {allowed}")]
     Option { option: &'static str, value: String, allowed: &'static str },
     #[error(

@@ -2,27 +2,38 @@
 
 use std::ops::Range;
 
-use super::map::MapDrawer;
+use super::cells::SurfaceDrawer;
+use super::describe::Shape;
 use super::memory::Memory;
 use super::{AnomalyError, coreset};
+use crate::clock::Stopwatch;
 use crate::matching::faiss;
 
 /// Parts the pictures are split into; each is scored by a bank of the others.
 const FOLDS_MAX: usize = 5;
 
 /// Descriptors of good pictures and how to learn from them.
-#[derive(Debug)]
 pub(super) struct Training<'d> {
-    /// `[images × patches, dim]`.
+    /// Of the patches that count, `[images × patches, dim]`.
     pub(super) descriptors: &'d [f32],
     pub(super) image_count: usize,
-    /// Patches across and down.
-    pub(super) grid: (usize, usize),
-    pub(super) dim: usize,
-    /// Width and height of the maps.
-    pub(super) map_px: (usize, usize),
+    pub(super) shape: &'d Shape,
+    /// Vectors that are in the bank whatever is chosen, `[n, dim]`.
+    pub(super) base: &'d [f32],
     pub(super) coreset_ratio: f64,
     pub(super) seed: u64,
+    /// Seconds after which the choices end with what they have; `None` = never.
+    pub(super) budget_s: Option<f32>,
+    /// Told how many vectors of how many the bank's own coreset has.
+    pub(super) progress: &'d (dyn Fn(usize, usize) + Sync),
+}
+
+/// The bank's vectors and the picture of each that was chosen.
+#[derive(Debug)]
+pub(super) struct Learned {
+    pub(super) memory: Memory,
+    /// Of the vectors after the base.
+    pub(super) origins: Vec<u32>,
 }
 
 /// What the folds say about pictures the bank has not seen.
@@ -36,7 +47,8 @@ pub(super) struct GoodScores {
 
 impl Training<'_> {
     /// The bank's vectors, and the scores of the folds; jobs are spread over the cores.
-    pub(super) fn learn(&self) -> Result<(Memory, GoodScores), AnomalyError> {
+    pub(super) fn learn(&self) -> Result<(Learned, GoodScores), AnomalyError> {
+        let watch = Stopwatch::start();
         let folds = self.image_count.min(FOLDS_MAX);
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(folds);
         let mut good = GoodScores { image: Vec::new(), map_max: Vec::new() };
@@ -44,12 +56,17 @@ impl Training<'_> {
             let handles: Vec<_> = (0..workers)
                 .map(|worker| {
                     scope.spawn(move || {
-                        let mine = (worker..folds).step_by(workers);
-                        mine.map(|fold| self.score_fold(fold, folds)).collect::<Vec<_>>()
+                        let mine: Vec<usize> = (worker..folds).step_by(workers).collect();
+                        let scored = mine.iter().zip(1_u8..).map(|(fold, nth)| {
+                            // Each of a worker's folds ends at its share of the budget.
+                            let share = f32::from(nth) / mine.len() as f32;
+                            self.score_fold(*fold, folds, &watch, share)
+                        });
+                        scored.collect::<Vec<_>>()
                     })
                 })
                 .collect();
-            let memory = self.memory_without(0..0);
+            let memory = self.memory_without(0..0, &watch, 1.0);
             let by_worker: Vec<_> = handles.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             (memory, by_worker)
         });
@@ -65,11 +82,17 @@ impl Training<'_> {
     }
 
     /// Scores of the pictures of one fold by a bank of all others.
-    fn score_fold(&self, fold: usize, folds: usize) -> Result<GoodScores, AnomalyError> {
+    fn score_fold(
+        &self,
+        fold: usize,
+        folds: usize,
+        watch: &Stopwatch,
+        budget_share: f32,
+    ) -> Result<GoodScores, AnomalyError> {
         faiss::set_threads(1);
         let held_out = self.image_count * fold / folds..self.image_count * (fold + 1) / folds;
-        let memory = self.memory_without(held_out.clone())?;
-        let mut drawer = MapDrawer::new(self.grid, self.map_px);
+        let memory = self.memory_without(held_out.clone(), watch, budget_share)?.memory;
+        let mut drawer = SurfaceDrawer::new(self.shape.cells.clone(), self.shape.canvas_px);
         let values_per_image = self.values_per_image();
         let mut scores = GoodScores { image: Vec::new(), map_max: Vec::new() };
         for image in held_out {
@@ -82,14 +105,19 @@ impl Training<'_> {
         Ok(scores)
     }
 
-    /// A coreset of all pictures but those `held_out`.
+    /// The base and a coreset of all pictures but those `held_out`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "at most the number of patches, above 0"
     )]
-    fn memory_without(&self, held_out: Range<usize>) -> Result<Memory, AnomalyError> {
-        let dim = self.dim;
+    fn memory_without(
+        &self,
+        held_out: Range<usize>,
+        watch: &Stopwatch,
+        budget_share: f32,
+    ) -> Result<Learned, AnomalyError> {
+        let dim = self.shape.dim;
         let values_per_image = self.values_per_image();
         let (before, after) = (held_out.start * values_per_image, held_out.end * values_per_image);
         let copied: Vec<f32>;
@@ -100,20 +128,37 @@ impl Training<'_> {
             &copied
         };
         let total = vectors.len() / dim;
-        let count = ((total as f64 * self.coreset_ratio).round() as usize).clamp(1, total);
-        let chosen = coreset::choose(vectors, dim, count, self.seed);
+        let count = ((total as f64 * self.coreset_ratio).round() as usize).min(total).max(usize::from(total > 0));
+        let budget_ms = self.budget_s.map(|budget_s| budget_s * 1_000.0 * budget_share);
+        let mut go_on = |chosen: usize| {
+            if held_out.is_empty() {
+                (self.progress)(chosen, count);
+            }
+            budget_ms.is_none_or(|budget_ms| watch.ms() < budget_ms)
+        };
+        let chosen = coreset::choose_beside(self.base, vectors, dim, count, self.seed, &mut go_on);
+        let patches = self.shape.cells.len();
+        let picture = |index: &usize| {
+            let picture = index / patches;
+            u32::try_from(if picture < held_out.start { picture } else { picture + held_out.len() }).unwrap_or(u32::MAX)
+        };
+        let origins = chosen.iter().map(picture).collect();
         let rows = chosen.iter().flat_map(|&index| &vectors[index * dim..(index + 1) * dim]);
-        Memory::new(rows.copied().collect(), dim)
+        let memory = Memory::new(self.base.iter().chain(rows).copied().collect(), dim)?;
+        Ok(Learned { memory, origins })
     }
 
     fn values_per_image(&self) -> usize {
-        self.grid.0 * self.grid.1 * self.dim
+        self.shape.cells.len() * self.shape.dim
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::Training;
+    use crate::anomaly::cells::Cells;
+    use crate::anomaly::describe::Shape;
+    use crate::anomaly::view::View;
 
     /// `images` pictures of 2×2 patches near (picture mod 2), one of them far away.
     fn descriptors(images: usize, odd: Option<usize>) -> Vec<f32> {
@@ -122,25 +167,60 @@ mod tests {
         (0..images).flat_map(|image| [base(image); 8]).map(|value| value + 0.01 * random.f32()).collect()
     }
 
-    fn training(descriptors: &[f32], image_count: usize) -> Training<'_> {
-        let (grid, map_px) = ((2, 2), (8, 8));
-        Training { descriptors, image_count, grid, dim: 2, map_px, coreset_ratio: 0.5, seed: 1 }
+    fn shape() -> Shape {
+        Shape { grid: (2, 2), dim: 2, canvas_px: (8, 8), cells: Cells::new((2, 2), &View::default()) }
+    }
+
+    fn training<'d>(descriptors: &'d [f32], image_count: usize, shape: &'d Shape) -> Training<'d> {
+        Training {
+            descriptors,
+            image_count,
+            shape,
+            base: &[],
+            coreset_ratio: 0.5,
+            seed: 1,
+            budget_s: None,
+            progress: &|_, _| {},
+        }
     }
 
     #[test]
     fn every_picture_is_scored_once_and_never_by_its_own_patches() {
         let descriptors = descriptors(12, Some(7));
-        let (memory, good) = training(&descriptors, 12).learn().unwrap();
-        assert_eq!((memory.len(), good.image.len(), good.map_max.len()), (24, 12, 12));
+        let (learned, good) = training(&descriptors, 12, &shape()).learn().unwrap();
+        assert_eq!((learned.memory.len(), good.image.len(), good.map_max.len()), (24, 12, 12));
         let far = good.map_max.iter().filter(|value| **value > 60.0).count();
         assert_eq!(far, 1, "the odd picture is far from all others: {:?}", good.map_max);
     }
 
     #[test]
+    fn every_vector_names_the_picture_it_came_from() {
+        let descriptors = descriptors(12, Some(7));
+        let shape = shape();
+        let (learned, _) = training(&descriptors, 12, &shape).learn().unwrap();
+        let found = learned.memory.search(&descriptors[7 * 8..8 * 8]).unwrap();
+        assert!(found.ids().iter().all(|&id| learned.origins[usize::try_from(id).unwrap()] == 7), "{found:?}");
+    }
+
+    #[test]
+    fn pictures_that_the_base_covers_score_low_and_a_spent_budget_ends_the_choice() {
+        let descriptors = descriptors(12, Some(7));
+        let shape = shape();
+        let base = vec![50.0; 8];
+        let based = Training { base: &base, ..training(&descriptors, 12, &shape) };
+        let (learned, good) = based.learn().unwrap();
+        assert_eq!((learned.memory.len(), learned.origins.len()), (28, 24));
+        assert!(good.map_max.iter().all(|value| *value < 5.0), "{:?}", good.map_max);
+        let spent = Training { budget_s: Some(0.0), ..training(&descriptors, 12, &shape) };
+        assert_eq!(spent.learn().unwrap().0.memory.len(), 1);
+    }
+
+    #[test]
     fn two_pictures_are_enough_and_the_scores_repeat() {
         let descriptors = descriptors(2, None);
-        let (_, first) = training(&descriptors, 2).learn().unwrap();
-        let (_, again) = training(&descriptors, 2).learn().unwrap();
+        let shape = shape();
+        let (_, first) = training(&descriptors, 2, &shape).learn().unwrap();
+        let (_, again) = training(&descriptors, 2, &shape).learn().unwrap();
         assert_eq!(first, again);
         assert_eq!(first.image.len(), 2);
     }

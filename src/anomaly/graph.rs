@@ -4,14 +4,12 @@
 //! (`(raw − threshold) / (max − min) + 0.5`) between 0.05 and 0.95 and bends towards 0 and 1 beyond, where anomalib cuts
 //! it off: a cut loses the order of scores. Overload: none of its own.
 
-use std::sync::Arc;
-
-use super::{AnomalyError, AnomalyResult, ScoreMap};
+use super::{AnomalyError, AnomalyResult, ScoreMap, defects};
 use crate::clock::Stopwatch;
 use crate::inference::{
-    AnomalyModel, AnomalySpec, ModelManifest, Normalisation, ProviderPlan, RawMap, Runtime, ScoreScale,
+    AnomalyModel, AnomalySpec, Host, ModelHealth, ModelManifest, Normalisation, ProviderPlan, RawMap, ScoreScale,
 };
-use crate::types::{AnomalyEvidence, Digest, Image, Provider};
+use crate::types::{AnomalyEvidence, Digest, Image, Provider, SurfaceReading};
 
 /// Distance from 0 and from 1 at which the normalised score begins to bend.
 const BEND: f32 = 0.05;
@@ -25,6 +23,7 @@ pub struct GraphSurface {
     spec: AnomalySpec,
     /// Of the manifest, which names the graph and its thresholds.
     manifest_sha256: Digest,
+    px_per_mm: Option<f32>,
 }
 
 impl GraphSurface {
@@ -32,14 +31,31 @@ impl GraphSurface {
     /// When the model is no anomaly graph, its files cannot be used, or no allowed provider is usable.
     pub fn open(
         manifest: &ModelManifest,
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         plan: &ProviderPlan,
     ) -> Result<GraphSurface, AnomalyError> {
-        let model = AnomalyModel::open(runtime, manifest, plan)?;
+        let model = AnomalyModel::open(host, manifest, plan)?;
         let message = "its manifest has no [anomaly] table".to_owned();
         let graph = manifest.name().to_owned();
         let spec = manifest.anomaly().cloned().ok_or(AnomalyError::Graph { model: graph, message })?;
-        Ok(Self { model, spec, manifest_sha256: manifest.text_sha256() })
+        Ok(Self { model, spec, manifest_sha256: manifest.text_sha256(), px_per_mm: None })
+    }
+
+    /// Give areas of defects in mm² as well, at this scale of the camera.
+    #[must_use]
+    pub fn with_scale(mut self, px_per_mm: Option<f32>) -> Self {
+        self.px_per_mm = px_per_mm.filter(|scale| scale.is_finite() && *scale > 0.0);
+        self
+    }
+
+    /// Where the map is above the threshold; nowhere for the single pixel of a graph without a map.
+    fn reading(&self, map: &ScoreMap, threshold: f32, image: &Image) -> SurfaceReading {
+        if map.data.len() == 1 {
+            return SurfaceReading::default();
+        }
+        let frame_px = (image.width_px(), image.height_px());
+        let (regions, region_count) = defects::find(map, threshold, frame_px, self.px_per_mm);
+        SurfaceReading { regions, region_count, ..SurfaceReading::default() }
     }
 
     fn fault(&self, message: String) -> AnomalyError {
@@ -110,8 +126,9 @@ impl super::Surface for GraphSurface {
             map_max: map.data.iter().copied().fold(f32::NEG_INFINITY, f32::max),
             area_above_ratio: above as f32 / map.data.len().max(1) as f32,
             bank_sha256: self.manifest_sha256,
+            surface: self.reading(&map, pixel_threshold_raw, image),
         };
-        Ok(AnomalyResult { evidence, map, backbone_ms, search_ms: 0.0, map_ms: watch.ms() })
+        Ok(AnomalyResult { evidence, map, nearest: None, backbone_ms, search_ms: 0.0, map_ms: watch.ms() })
     }
 
     fn bank_sha256(&self) -> Digest {
@@ -132,6 +149,10 @@ impl super::Surface for GraphSurface {
 
     fn session_ms(&self) -> f64 {
         self.model.session_ms()
+    }
+
+    fn health(&self) -> &ModelHealth {
+        self.model.health()
     }
 }
 

@@ -46,7 +46,6 @@ pub(super) struct PatchDistances {
 
 impl PatchDistances {
     /// Of each patch's nearest bank vector.
-    #[cfg(test)]
     pub(super) fn ids(&self) -> &[i64] {
         &self.ids
     }
@@ -84,6 +83,11 @@ impl Memory {
 
     pub(super) fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// `[len, dim]`.
+    pub(super) fn vectors(&self) -> &[f32] {
+        &self.vectors
     }
 
     pub(super) fn len(&self) -> usize {

@@ -86,6 +86,14 @@ impl PixelMetrics {
         }
     }
 
+    /// Count what `other` counted as well.
+    pub fn merge(&mut self, other: &PixelMetrics) {
+        self.good.iter_mut().zip(&other.good).for_each(|(own, other)| *own += other);
+        self.bad.iter_mut().zip(&other.bad).for_each(|(own, other)| *own += other);
+        self.regions.iter_mut().zip(&other.regions).for_each(|(own, other)| *own += other);
+        self.region_count += other.region_count;
+    }
+
     /// Area under the ROC curve of pixels; `None` without good or without bad pixels.
     #[must_use]
     pub fn auroc(&self) -> Option<f64> {
@@ -130,7 +138,7 @@ fn bin(score: f32) -> usize {
 }
 
 /// Pixels of each 8-connected region.
-fn regions(mask: &[bool], width: usize) -> Vec<Vec<usize>> {
+pub(super) fn regions(mask: &[bool], width: usize) -> Vec<Vec<usize>> {
     let mut is_open = mask.to_vec();
     let mut found = Vec::new();
     let mut queue = VecDeque::new();
@@ -192,6 +200,21 @@ mod tests {
         pixels.add(&[3.0, 0.0], None, 2);
         let expected = auroc(&labelled(&[1.0, 2.0, 3.0, 0.0], &[2.0, 4.0]));
         assert_eq!(pixels.auroc(), expected);
+    }
+
+    #[test]
+    fn merged_counts_are_those_of_one_run() {
+        let (mut good, mut bad, mut all) = (PixelMetrics::default(), PixelMetrics::default(), PixelMetrics::default());
+        let mask = [false, true, true, false];
+        for metrics in [&mut good, &mut all] {
+            metrics.add(&[1.0, 2.0, 0.5, 4.0], None, 2);
+        }
+        for metrics in [&mut bad, &mut all] {
+            metrics.add(&[1.5, 3.0, 0.7, 2.0], Some(&mask), 2);
+        }
+        good.merge(&bad);
+        assert_eq!((good.auroc(), good.aupro()), (all.auroc(), all.aupro()));
+        assert!(all.auroc().is_some() && all.aupro().is_some());
     }
 
     #[test]

@@ -8,12 +8,19 @@
 //! Threads: a [`PatchCore`] belongs to one worker and blocks it; building uses every core and is an offline job.
 //! Overload: none of its own; a bank's size is bounded when it is built.
 
+mod align;
 mod bank;
 mod build;
+mod cells;
 mod coreset;
+mod defects;
+mod describe;
 mod error;
+mod fit;
 mod folds;
 mod graph;
+mod grey;
+mod group;
 mod lists;
 mod map;
 mod memory;
@@ -25,13 +32,21 @@ mod patchcore;
 mod patches;
 mod score;
 mod surface;
+mod threshold;
+mod view;
 
+pub use align::Motion;
 pub use bank::{Bank, BankManifest, BankModel, Layer};
-pub use build::{BankBuilder, BankOptions};
+pub use build::{BankBuilder, BankOptions, DEFAULT_CORRELATION_MIN, PictureNote};
+pub use defects::mask;
 pub use error::AnomalyError;
+pub use fit::{FitScores, refit};
 pub use graph::GraphSurface;
+pub use group::{GroupManifest, Picture, THUMBNAILS_MAX};
 pub use map::ScoreMap;
 pub use memory::SearchMode;
-pub use patchcore::{AnomalyResult, PatchCore};
+pub use patchcore::{AnomalyResult, NearestPicture, PatchCore};
 pub use score::normalise;
 pub use surface::Surface;
+pub use threshold::ThresholdRule;
+pub use view::{AskedOutline, AskedTiles, Registration, Tiles, View};

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::{AnomalyError, AnomalyResult, PatchCore};
+use crate::inference::ModelHealth;
 use crate::types::{Digest, Image, Provider};
 
 /// Scores whole pictures. Belongs to one worker and blocks it.
@@ -26,6 +27,9 @@ pub trait Surface: Debug + Send {
 
     /// Summed time inside ONNX Runtime since it was opened.
     fn session_ms(&self) -> f64;
+
+    /// How the model is doing, where stations share it.
+    fn health(&self) -> &ModelHealth;
 }
 
 impl Surface for PatchCore {
@@ -51,5 +55,9 @@ impl Surface for PatchCore {
 
     fn session_ms(&self) -> f64 {
         PatchCore::session_ms(self)
+    }
+
+    fn health(&self) -> &ModelHealth {
+        PatchCore::health(self)
     }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::BackupError;
 use super::manifest::{FORMAT, FORMAT_FAMILY, Header, Manifest, Member, MemberKind};
+use crate::failpoint;
 use crate::types::Digest;
 
 pub(super) const HEADER_NAME: &str = "loupe-backup.json";
@@ -159,6 +160,7 @@ fn publish(builder: tar::Builder<BufWriter<File>>, partial: &Path, target: &Path
     let file = buffer.into_inner().map_err(|error| on_io(error.into_error()))?;
     file.sync_all().map_err(&on_io)?;
     let bytes = file.metadata().map_err(&on_io)?.len();
+    failpoint::hit("backup.synced");
     // Not over a file that came in the meantime.
     match fs::hard_link(partial, target) {
         Ok(()) => fs::remove_file(partial).map_err(&on_io)?,
@@ -168,6 +170,7 @@ fn publish(builder: tar::Builder<BufWriter<File>>, partial: &Path, target: &Path
         // A file system without links.
         Err(_) => fs::rename(partial, target).map_err(BackupError::io("rename into", target))?,
     }
+    failpoint::hit("backup.published");
     sync_parent(target)?;
     Ok(bytes)
 }

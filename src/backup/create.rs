@@ -12,6 +12,7 @@ use super::manifest::{FORMAT, Header, Manifest, MemberKind};
 use super::sealed::{self, SecretFile};
 use super::{BackupError, inventory};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::ledger::{self, NamedFile, artifacts_dir};
 use crate::types::Digest;
 use crate::uplink::Secret;
@@ -35,6 +36,8 @@ pub struct Created {
     pub file_count: u64,
     /// Pictures that the ledger names and that are gone or changed: everything else is in the backup.
     pub pictures_missing: Vec<String>,
+    /// Pictures that retention took while they were copied: the backup's ledger says so.
+    pub pictures_shed: usize,
     /// Files with secrets that are not in it.
     pub secrets_left_out: Vec<PathBuf>,
     pub secrets_sealed: Vec<PathBuf>,
@@ -63,6 +66,7 @@ pub fn create(
     let ledger_now = fs::metadata(ledger::database_path(&plan.state_dir)).map_or(0, |metadata| metadata.len());
     need_space(out, ledger_now)?;
     let taken = ledger::copy_online(&plan.state_dir, &copy.0, &mut *progress)?;
+    failpoint::hit("backup.ledger.copied");
     let pictures = ledger::named_files(&copy.0)?;
     let others = plan.other_state()?;
 
@@ -90,9 +94,14 @@ pub fn create(
     };
     let text = serde_json::to_vec_pretty(&header).map_err(|error| BackupError::io("write", out)(error.into()))?;
     writer.add_bytes(HEADER_NAME, MemberKind::Header, 0o600, &text)?;
+    let absent = add_pictures(&mut writer, &plan.state_dir, &pictures, &mut heard)?;
+    // The ledger after its pictures: what was shed while they were copied is gone in the copy, too.
+    let absent_count = absent.len();
+    let pictures_missing = ledger::note_shed(&plan.state_dir, &copy.0, absent)?;
+    let pictures_shed = absent_count - pictures_missing.len();
     writer.add_file(LEDGER_NAME, MemberKind::Ledger, &copy.0, &mut heard)?;
+    failpoint::hit("backup.ledger.added");
     copy.remove();
-    let pictures_missing = add_pictures(&mut writer, &plan.state_dir, &pictures, &mut heard)?;
     for path in &others {
         let below = path.strip_prefix(&plan.state_dir).unwrap_or(path);
         writer.add_file(&format!("state/{}", below.display()), MemberKind::State, path, &mut heard)?;
@@ -113,7 +122,7 @@ pub fn create(
         is_config_redacted: plan.redacted_config.is_some(),
     };
     let (sha256, size_bytes) = writer.finish(&manifest)?;
-    Ok(report(out, manifest, sha256, size_bytes))
+    Ok(Created { pictures_shed, ..report(out, manifest, sha256, size_bytes) })
 }
 
 fn report(out: &Path, manifest: Manifest, sha256: Digest, size_bytes: u64) -> Created {
@@ -127,13 +136,14 @@ fn report(out: &Path, manifest: Manifest, sha256: Digest, size_bytes: u64) -> Cr
         picture_bytes,
         file_count: manifest.count(MemberKind::File).0 + manifest.count(MemberKind::State).0,
         pictures_missing: manifest.pictures_missing,
+        pictures_shed: 0,
         secrets_left_out: manifest.secrets_left_out,
         secrets_sealed: manifest.secrets_sealed,
         is_config_redacted: manifest.is_config_redacted,
     }
 }
 
-/// Every picture that is still what the ledger says; answers with the paths of the others.
+/// Every picture that is still there; answers with the paths of those that are not, or not what the ledger says.
 fn add_pictures(
     writer: &mut ArchiveWriter,
     state_dir: &Path,
@@ -144,14 +154,17 @@ fn add_pictures(
     let mut missing = Vec::new();
     for picture in pictures {
         let path = folder.join(&picture.relative_path);
-        if !path.is_file() {
-            missing.push(picture.relative_path.clone());
-            heard(picture.size_bytes);
-            continue;
-        }
+        failpoint::hit("backup.picture.next");
         let name = format!("artifacts/{}", picture.relative_path);
-        if writer.add_file(&name, MemberKind::Picture, &path, heard)? != picture.sha256 {
-            missing.push(picture.relative_path.clone());
+        match writer.add_file(&name, MemberKind::Picture, &path, heard) {
+            Ok(sha256) if sha256 == picture.sha256 => {}
+            Ok(_) => missing.push(picture.relative_path.clone()),
+            // Retention may take one at any moment; once it is open its bytes stay.
+            Err(BackupError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                missing.push(picture.relative_path.clone());
+                heard(picture.size_bytes);
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(missing)

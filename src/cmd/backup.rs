@@ -161,6 +161,9 @@ fn print_created(created: &Created) {
     if created.is_config_redacted {
         println!("the DSN was cut out of the configuration's copy");
     }
+    if created.pictures_shed > 0 {
+        println!("{} pictures were shed by retention meanwhile; the backup's ledger says so", created.pictures_shed);
+    }
     for path in created.pictures_missing.iter().take(20) {
         println!("missing on this device: {path}");
     }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::warn;
 
 use crate::clock::{Clock, Stopwatch};
-use crate::dashboard::{self, ModelRun, Snapshot, UplinkView};
+use crate::dashboard::{self, ModelRun, Snapshot, StationNote, UplinkView};
+use crate::inference::ModelHealth;
 use crate::ledger::{Counters, Ledger};
-use crate::observe::{LedgerTotals, Metrics, UplinkGauges};
+use crate::observe::{LedgerTotals, Metrics, ModelGauges, UplinkGauges};
 use crate::pipeline::{Outcome, Progress, StationStatus};
 use crate::uplink::{UplinkState, UplinkStatus};
 
@@ -32,6 +33,10 @@ struct State {
     refused: BTreeMap<String, u64>,
     counters: Counters,
     providers: Vec<ModelRun>,
+    /// Of `providers`, in their order.
+    health: Vec<ModelHealth>,
+    /// By station.
+    stations: BTreeMap<String, StationNote>,
     uplink: Option<UplinkStatus>,
     /// Finished frames at the last refresh and the rate since the one before.
     finished: u64,
@@ -57,7 +62,7 @@ impl Board {
 
     /// What really runs the stations' models.
     pub fn set_stations(&self, stations: &[StationStatus]) {
-        let mut providers = Vec::new();
+        let (mut providers, mut healths) = (Vec::new(), Vec::new());
         for station in stations {
             for (stage, provider) in &station.providers {
                 let model = format!("{}/{stage}", station.name);
@@ -67,10 +72,21 @@ impl Board {
                     provider: provider.to_string(),
                     required: None,
                     is_fallback: station.is_fallback,
+                    fault: None,
                 });
+                healths.push(station.health.get(stage).cloned().unwrap_or_default());
             }
         }
-        self.lock().providers = providers;
+        let mut state = self.lock();
+        (state.providers, state.health) = (providers, healths);
+        for station in stations {
+            state.stations.entry(station.name.clone()).or_default().recipe = Some(station.recipe.clone());
+        }
+    }
+
+    /// What an operator is to know of a station; `None`: nothing any more.
+    pub fn set_notice(&self, station: &str, notice: Option<String>) {
+        self.lock().stations.entry(station.to_owned()).or_default().notice = notice;
     }
 
     pub fn set_uplink(&self, status: UplinkStatus) {
@@ -117,12 +133,31 @@ impl Board {
         }
         let finished = self.0.progress.finished();
         let mut state = self.lock();
+        self.refresh_models(&mut state);
         let rate = finished.saturating_sub(state.finished) as f32;
         state.frames_per_second += RATE_WEIGHT * (rate - state.frames_per_second);
         state.finished = finished;
         if let Some(uplink) = &state.uplink {
             let is_connected = matches!(uplink.get(), UplinkState::Connected { .. });
             self.0.metrics.set_uplink(UplinkGauges { is_connected, lag_s: state.lag_s });
+        }
+    }
+
+    /// What the models say of themselves; they are not asked to run.
+    fn refresh_models(&self, state: &mut State) {
+        for (run, health) in state.providers.iter_mut().zip(&state.health) {
+            let (batches, requests) = health.batches();
+            let is_ready = health.is_ready();
+            run.fault = (!is_ready).then(|| health.last_fault());
+            let gauges = ModelGauges {
+                is_ready,
+                faults: health.faults(),
+                rebuilds: health.rebuilds(),
+                failed_rebuilds: health.failed_attempts(),
+                batches,
+                requests,
+            };
+            self.0.metrics.set_model(&run.model, gauges);
         }
     }
 
@@ -145,6 +180,7 @@ impl Board {
             pending: state.counters.pending,
             uplink: state.uplink.as_ref().map(|status| view(&status.get(), state.lag_s)).unwrap_or_default(),
             providers: state.providers.clone(),
+            stations: state.stations.clone(),
             frames_per_second: f64::from(state.frames_per_second),
             uptime: self.0.started.elapsed(),
         }

@@ -22,7 +22,7 @@ pub fn parse(folder: &Path, body: &str) -> Result<Recipe, String> {
     Recipe::parse(&folder.join(name), body.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Read a recipe's text and open everything it names, as a station would.
+/// Read a recipe's text, open everything it names, as a station would, and replay the goldens of its models.
 ///
 /// # Errors
 /// With what is wrong with it on this machine.
@@ -31,6 +31,7 @@ pub fn prove(runtime: &Arc<Runtime>, folder: &Path, body: &str) -> Result<Recipe
     let index = recipe.matching.as_ref().map(|stage| LiveIndex::open(&stage.index)).transpose();
     let index = index.map_err(|error| format!("part index: {error}"))?;
     Engines::open(runtime, &recipe, index, &Deltas::default()).map_err(|error| error.to_string())?;
+    super::model::verify_recipes(runtime, std::iter::once(&recipe)).map_err(|error| format!("{error:#}"))?;
     Ok(recipe)
 }
 
@@ -42,14 +43,14 @@ pub fn prover(runtime: Arc<Runtime>, folder: &Path) -> Prove {
 }
 
 /// The text of the recipe of this digest: the file of the state folder, or, where that is gone, the row of the centre.
-fn body_of(state_dir: &Path, reader: &LedgerReader, sha256: Digest) -> Result<Option<String>, LedgerError> {
+pub(super) fn body_of(state_dir: &Path, reader: &LedgerReader, sha256: Digest) -> Result<Option<String>, LedgerError> {
     if let Some(body) = placed_recipe(state_dir, sha256) {
         return Ok(Some(body));
     }
     Ok(reader.central_recipe(sha256)?.map(|recipe| recipe.body))
 }
 
-fn noted(reader: &LedgerReader, station: &str) -> Result<Option<StationRecipe>, LedgerError> {
+pub(super) fn noted(reader: &LedgerReader, station: &str) -> Result<Option<StationRecipe>, LedgerError> {
     Ok(reader.station_recipes()?.into_iter().find(|noted| noted.station == station))
 }
 

@@ -12,7 +12,7 @@ use super::console::{self, InspectionLine};
 use crate::capture;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
-use crate::inference::Runtime;
+use crate::inference::{ModelPool, Runtime};
 use crate::kit::{KitCount, count};
 use crate::ledger::{Ledger, LedgerReader};
 use crate::matching::Deltas;
@@ -91,8 +91,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("state folder {} (choose another with --state)", args.state.display()))?;
     let kit = args.kit.as_deref().map(|code| kit_called(&args.state, code)).transpose()?;
     let progress = Progress::default();
+    let models = ModelPool::new(Arc::clone(&runtime), clock.clone(), super::model::decode);
     let shared = Shared {
         runtime,
+        models,
         ledger: ledger.clone(),
         clock,
         shutdown,

@@ -13,10 +13,10 @@ use crate::clock::Stopwatch;
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::ledger::{Ledger, LedgerReader, ProvisionNote, RecipeOrigin};
 use crate::notify;
-use crate::pipeline::{Outcome, Pipeline, Shared, StationInput, StationStatus};
+use crate::pipeline::{Outcome, Pipeline, Recipes, Shared, StationInput, StationStatus};
 
 /// Pause between two looks whether a recipe has come.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a start that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -61,6 +61,7 @@ impl Late {
         &mut self,
         shared: &Shared,
         sink: &(impl FnMut(Outcome) + Clone + Send + 'static),
+        recipes: &Recipes,
     ) -> Vec<StationStatus> {
         if self.failed.as_ref().is_some_and(|since| since.elapsed() < RETRY_INTERVAL) {
             return Vec::new();
@@ -68,7 +69,7 @@ impl Late {
         self.failed = None;
         let mut started = Vec::new();
         for waiting in std::mem::take(&mut self.waiting) {
-            match start(&waiting, shared, sink.clone()) {
+            match start(&waiting, shared, sink.clone(), recipes) {
                 Ok(Some(pipeline)) => {
                     started.extend(pipeline.stations().iter().cloned());
                     self.pipelines.push(pipeline);
@@ -84,6 +85,11 @@ impl Late {
         started
     }
 
+    /// The pipelines of those that began.
+    pub fn pipelines(&mut self) -> impl Iterator<Item = &mut Pipeline> {
+        self.pipelines.iter_mut()
+    }
+
     /// Wait until every frame's outcome is known, after a stop was requested.
     pub fn join(self) {
         self.pipelines.into_iter().for_each(Pipeline::join);
@@ -94,6 +100,7 @@ fn start(
     waiting: &Waiting,
     shared: &Shared,
     sink: impl FnMut(Outcome) + Send + 'static,
+    recipes: &Recipes,
 ) -> anyhow::Result<Option<Pipeline>> {
     // A cheap look first: proving opens every model.
     let noted = LedgerReader::open(shared.ledger.state_dir())?.station_recipes()?;
@@ -112,11 +119,12 @@ fn start(
     };
     let pipeline = Pipeline::start(vec![input], shared, sink)?;
     note_serving(&shared.ledger, &waiting.name, &recipe, RecipeOrigin::Central)?;
+    recipes.add(Arc::new(recipe.clone()));
     info!(station = waiting.name, recipe = recipe.name, "the station begins: its recipe has come from the centre");
     Ok(Some(pipeline))
 }
 
-/// Note which recipe `station` was started with.
+/// Note which recipe `station` runs by from now on.
 ///
 /// # Errors
 /// When it could not be committed.

@@ -198,7 +198,7 @@ fn write_folder(folder: &Path, file: &Path, report: &ProbeReport) -> anyhow::Res
 }
 
 /// Pixels of a golden's picture.
-fn decode(path: &Path) -> Result<Image, String> {
+pub fn decode(path: &Path) -> Result<Image, String> {
     capture::read_image(path).map_err(|error| error.to_string())
 }
 
@@ -330,6 +330,15 @@ pub fn verify_recipes<'r>(runtime: &Arc<Runtime>, recipes: impl Iterator<Item = 
     for (folder, plan) in uses_of(recipes) {
         let Ok(manifest) = ModelManifest::load(&folder) else { continue };
         let Some(golden) = Golden::load(&manifest).map_err(|error| Failure::config(error.into()))? else {
+            if let Some(option) = plan.reduced_precision() {
+                let reason = anyhow::anyhow!(
+                    "model `{}` shall run in less than its own precision ({option}) and has no goldens to prove it by; record \
+                     them with `loupe model golden {} --images FILE`, or take the option out",
+                    manifest.name(),
+                    folder.display()
+                );
+                return Err(Failure::config(reason).into());
+            }
             tracing::info!(model = manifest.name(), "no goldens: its numbers are not verified");
             continue;
         };

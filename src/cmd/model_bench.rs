@@ -1,23 +1,45 @@
-//! `loupe model bench` and `tune`: where a detector's time goes, and how many threads a model wants here.
+//! `loupe model bench` and `tune`: where a detector's time goes, what batching brings, and how many threads a model wants here.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::model_cameras;
 use crate::capture;
 use crate::clock::Stopwatch;
 use crate::inference::{
     Element, ModelManifest, Placement, Preprocessor, ProviderPlan, Runtime, Tuning, TuningRow, measure_threads,
 };
+use crate::limits::BATCH_PICTURES_MAX;
 use crate::locate::{DetectorLocator, DetectorOptions};
 use crate::types::{BoundingBox, Image};
 
+/// Of one way of asking in one round.
+const ROUND_SPAN: Duration = Duration::from_millis(1_500);
+
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// Folder of the detector.
+    /// Folder of the model: a detector, or with --cameras any model.
     #[arg(value_name = "DIR")]
     model: PathBuf,
+    /// Measure instead what batching brings to this many cameras that ask one model at once.
+    #[arg(long, value_name = "N")]
+    cameras: Option<usize>,
+    /// With --cameras: milliseconds within which a camera wants its answer.
+    #[arg(long, value_name = "MS", default_value_t = 50.0, requires = "cameras")]
+    deadline_ms: f64,
+    /// With --cameras: pictures in one run; as many as there are cameras if not given, at most 64.
+    #[arg(long, value_name = "N", requires = "cameras")]
+    batch_max: Option<usize>,
+    /// With --cameras: side of the input in pixels, for models that leave it open; the manifest's if not given.
+    #[arg(long, value_name = "PX", requires = "cameras")]
+    input_px: Option<u32>,
+    /// With --cameras: rounds, in each of which every way is measured for a second and a half.
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "cameras")]
+    rounds: usize,
     /// Picture to run on; a synthetic one of 640x480 if not given.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -67,9 +89,12 @@ enum Goal {
 pub fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
     let manifest = ModelManifest::load(&args.model)?;
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
+    if let Some(cameras) = args.cameras {
+        return run_cameras(args, cameras, &runtime, &manifest);
+    }
     let image = match &args.image {
         Some(path) => capture::read_image(path)?,
-        None => synthetic(640, 480),
+        None => synthetic(640, 480, 1),
     };
     let mut locator = DetectorLocator::open(&runtime, &manifest, &ProviderPlan::default(), DetectorOptions::default())?;
     let (mut totals, mut sessions) = (Vec::new(), Vec::new());
@@ -84,7 +109,7 @@ pub fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut overheads: Vec<f64> = totals.iter().zip(&sessions).map(|(total, session)| total - session).collect();
     let (total_ms, session_ms, overhead_ms) = (median(&mut totals), median(&mut sessions), median(&mut overheads));
     let preprocess_ms = preprocess(&manifest, &image, args.runs)?;
-    let full_hd_ms = preprocess(&manifest, &synthetic(1920, 1080), args.runs)?;
+    let full_hd_ms = preprocess(&manifest, &synthetic(1920, 1080, 1), args.runs)?;
     let overhead_ratio = overhead_ms / session_ms.max(1e-9);
     if args.json {
         let document = json!({ "model": manifest.name(), "width_px": image.width_px(), "height_px": image.height_px(),
@@ -99,6 +124,30 @@ pub fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
     println!("model alone    {session_ms:.3} ms");
     println!("the rest       {overhead_ms:.3} ms ({:.1} % of the model)", overhead_ratio * 100.0);
     println!("pre-processing {preprocess_ms:.3} ms; of a frame of 1920x1080 {full_hd_ms:.3} ms");
+    Ok(())
+}
+
+fn run_cameras(
+    args: &BenchArgs,
+    cameras: usize,
+    runtime: &Arc<Runtime>,
+    manifest: &ModelManifest,
+) -> anyhow::Result<()> {
+    anyhow::ensure!((0.0..=600_000.0).contains(&args.deadline_ms), "--deadline-ms must be 0 to 600000");
+    let plan = model_cameras::Plan {
+        cameras,
+        deadline: Duration::from_secs_f64(args.deadline_ms / 1_000.0),
+        batch_max: args.batch_max.unwrap_or(cameras.min(BATCH_PICTURES_MAX)),
+        input_px: args.input_px,
+        rounds: args.rounds,
+        span: ROUND_SPAN,
+    };
+    let report = model_cameras::measure(runtime, manifest, plan)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
     Ok(())
 }
 
@@ -123,9 +172,9 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 /// Every level in an order that no cache or branch can guess.
-fn synthetic(width_px: u32, height_px: u32) -> Image {
+pub fn synthetic(width_px: u32, height_px: u32, seed: u32) -> Image {
     let count = width_px as usize * height_px as usize * 3;
-    let mut state = 1_u32;
+    let mut state = seed;
     let bgr = (0..count).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state.to_be_bytes()[0]
@@ -144,7 +193,7 @@ pub fn run_tune(args: &TuneArgs) -> anyhow::Result<()> {
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let [width_px, height_px] = manifest.input().size_px;
-    let image = synthetic(width_px, height_px);
+    let image = synthetic(width_px, height_px, 1);
     let mut rows: Vec<TuningRow> = Vec::new();
     let mut threads = 1;
     while threads <= cores {

@@ -11,7 +11,7 @@ use crate::ledger::{Ledger, LedgerError, LedgerReader, Provisioning, StationReci
 use crate::types::Digest;
 use crate::uplink::{UplinkConfig, pull};
 
-/// See and fetch what the centre wants of this device: catalogue, kits and recipes.
+/// See and fetch what the centre wants of this device: catalogue, kits, recipes and fits.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -25,7 +25,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Fetch once, while the daemon is stopped; the daemon does so by itself. Stations take up their recipes when it starts.
+    /// Fetch once, while the daemon is stopped; the daemon does so by itself, and puts recipes and fits in use when it runs.
     Pull(PullArgs),
 }
 
@@ -114,6 +114,16 @@ fn print_status(provisioning: &Provisioning, wanted: &[Option<Digest>]) {
     for (station, wanted) in provisioning.stations.iter().zip(wanted) {
         print_station(station, *wanted);
     }
+    for fit in &provisioning.fits {
+        let name = fit.generation_name();
+        match fit.taken_sha256 {
+            Some(sha256) => println!("index {name}: its fit {} is the centre's", sha256.short()),
+            None => println!("index {name}: no fit of the centre is in use"),
+        }
+        if let (Some(sha256), Some(error)) = (fit.refused_sha256, &fit.refused_error) {
+            println!("  the centre's fit {} cannot be used here: {error}", sha256.short());
+        }
+    }
 }
 
 fn print_station(station: &StationRecipe, wanted: Option<Digest>) {
@@ -126,8 +136,11 @@ fn print_station(station: &StationRecipe, wanted: Option<Digest>) {
         }
         (None, _) => println!("station {name}: has not started with a recipe yet"),
     }
-    if station.waits_for_restart {
-        println!("  a newer recipe ({}) waits for a restart of the daemon", short(station.taken_sha256));
+    if station.is_waiting {
+        println!(
+            "  a newer recipe ({}) is proved: a running daemon takes it up within seconds, else the next start does",
+            short(station.taken_sha256)
+        );
     }
     if let (Some(sha256), Some(error)) = (station.refused_sha256, &station.refused_error) {
         println!("  the centre's recipe {} cannot be used here: {error}", sha256.short());

@@ -10,10 +10,13 @@ use super::Failure;
 use super::db::DsnArgs;
 use crate::catalogue::{self, Summary};
 use crate::config::Recipe;
-use crate::limits::RECIPE_BYTES_MAX;
-use crate::uplink::{Central, NewRecipe, PUBLISHED_KINDS, Published, Secret, UplinkError, block_on};
+use crate::ledger::generation_name;
+use crate::limits::{FIT_BYTES_MAX, RECIPE_BYTES_MAX};
+use crate::matching::Fit;
+use crate::types::Digest;
+use crate::uplink::{Central, NewRecipe, PUBLISHED_KINDS, Published, Secret, SiteState, UplinkError, block_on};
 
-/// Tell sites what to use: catalogue, kits and recipes. Their devices fetch it by themselves.
+/// Tell sites what to use: catalogue, kits, recipes and fits. Their devices fetch it by themselves.
 ///
 /// Needs a login of the central database that may publish: a member of loupe_admin or loupe_owner.
 #[derive(Debug, clap::Args)]
@@ -28,8 +31,12 @@ enum Command {
     Catalog(FileArgs),
     /// Publish kits from a CSV or JSON file; their parts must be published.
     Kit(FileArgs),
-    /// Publish a recipe and have a site's stations run it. Stations take it up at the next start of their daemon.
+    /// Publish a recipe and have a site's stations run it: they take it up while they run, once it is proved there.
     Recipe(RecipeArgs),
+    /// Publish the fit of an index generation: how sure a match must be. Devices that have the generation use it at once.
+    Fit(FitArgs),
+    /// Say which recipes and fits serve at the sites, which were refused there and why.
+    Status(StatusArgs),
     /// List what is published.
     List(ListArgs),
     /// Take something back. Devices drop it when they next ask; a station goes on with the recipe it has.
@@ -77,6 +84,30 @@ struct RecipeArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct FitArgs {
+    /// What `loupe index fit` wrote: fits/gen-….json in the folder of the index.
+    #[arg(value_name = "FILE")]
+    path: PathBuf,
+    /// Code of the site it is for; default: every site that has the generation.
+    #[arg(long, value_name = "CODE")]
+    site: Option<String>,
+    /// Check the fit and the site, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    database: DsnArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct StatusArgs {
+    /// Only this site.
+    #[arg(long, value_name = "CODE")]
+    site: Option<String>,
+    #[command(flatten)]
+    database: DsnArgs,
+}
+
+#[derive(Debug, clap::Args)]
 struct ListArgs {
     /// Only what the devices of this site read.
     #[arg(long, value_name = "CODE")]
@@ -93,7 +124,7 @@ struct WithdrawArgs {
     /// What it is; a recipe is withdrawn from a station.
     #[arg(value_parser = PUBLISHED_KINDS)]
     kind: String,
-    /// Part number, kit code, category, colour number, `A~B` of a pair, `kind:subject` of a policy; for a recipe the station, or * for every station.
+    /// Part number, kit code, category, colour number, `A~B` of a pair, `kind:subject` of a policy, `gen-…` of a fit; for a recipe the station, or * for every station.
     key: String,
     /// Code of the site whose row it is; default: the row for every site.
     #[arg(long, value_name = "CODE")]
@@ -110,6 +141,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Catalog(args) | Command::Kit(args) => publish_files(&args),
         Command::Recipe(args) => publish_recipe(&args),
+        Command::Fit(args) => publish_fit(&args),
+        Command::Status(args) => status(&args),
         Command::List(args) => list(&args),
         Command::Withdraw(args) => withdraw(&args),
     }
@@ -234,6 +267,77 @@ fn publish_recipe(args: &RecipeArgs) -> anyhow::Result<()> {
         None => println!("{what} is in order; nothing was published for {site}, {station}: --dry-run"),
         Some(true) => println!("{what} is published for {site}, {station}"),
         Some(false) => println!("{what} is published for {site}, {station} already"),
+    }
+    Ok(())
+}
+
+/// The fit at `path` and its text, checked as the devices check it.
+fn read_fit(path: &Path) -> anyhow::Result<(Fit, String)> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(
+        bytes.len() <= FIT_BYTES_MAX,
+        "{} has {} bytes, a fit may have {FIT_BYTES_MAX}",
+        path.display(),
+        bytes.len()
+    );
+    let fit = Fit::parse(&bytes, path).map_err(|error| Failure::config(error.into()))?;
+    let text = String::from_utf8(bytes).with_context(|| path.display().to_string())?;
+    Ok((fit, text))
+}
+
+fn publish_fit(args: &FitArgs) -> anyhow::Result<()> {
+    let dsn = args.database.secret()?;
+    let (fit, body) = read_fit(&args.path)?;
+    let is_new = at_centre(&dsn, async |central| {
+        let site = site_id(central, args.site.as_deref()).await?;
+        if args.dry_run { Ok(None) } else { central.publish_fit(site, fit.generation_sha256, &body).await.map(Some) }
+    })
+    .with_context(|| format!("fit {}", args.path.display()))?;
+    let sha256 = Digest::of(body.as_bytes());
+    if args.database.wants_json() {
+        let document = json!({ "dry_run": args.dry_run, "site": args.site, "sha256": sha256, "is_new": is_new,
+            "generation_sha256": fit.generation_sha256 });
+        println!("{}", serde_json::to_string_pretty(&document)?);
+        return Ok(());
+    }
+    let what = format!("fit {} of generation {}", sha256.short(), generation_name(fit.generation_sha256));
+    let site = args.site.as_ref().map_or_else(|| "every site".to_owned(), |site| format!("site {site}"));
+    match is_new {
+        None => println!("{what} is in order; nothing was published for {site}: --dry-run"),
+        Some(true) => println!("{what} is published for {site}"),
+        Some(false) => println!("{what} is published for {site} already"),
+    }
+    Ok(())
+}
+
+fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let dsn = args.database.secret()?;
+    let states = at_centre(&dsn, async |central| {
+        let site = site_id(central, args.site.as_deref()).await?;
+        central.provisioning_state(site).await
+    })?;
+    if args.database.wants_json() {
+        println!("{}", serde_json::to_string_pretty(&json!({ "sites": states }))?);
+        return Ok(());
+    }
+    let short = |sha256: &str| sha256.get(..12).unwrap_or(sha256).to_owned();
+    for state in &states {
+        let SiteState { site, subject_kind, subject, outcome, occurred_at, .. } = state;
+        let stands = match (state.is_as_wanted, &state.wanted_sha256) {
+            (true, _) => "as published".to_owned(),
+            (false, None) => "nothing is published for it".to_owned(),
+            (false, Some(wanted)) => format!("published is {}", short(wanted)),
+        };
+        println!(
+            "{site:<16} {subject_kind:<6} {subject:<20} {outcome:<9} {} since {occurred_at}; {stands}",
+            short(&state.sha256)
+        );
+        if let Some(detail) = &state.detail {
+            println!("{:<16} {detail}", "");
+        }
+    }
+    if states.is_empty() {
+        println!("no device has said anything yet");
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use crate::inference::Runtime;
 use crate::ledger::{Ledger, LedgerError, LedgerReader, database_path};
 use crate::limits::{DASHBOARD_REQUEST_TIME_MAX, DASHBOARD_REVIEWS_MAX};
 use crate::matching::Deltas;
-use crate::pipeline::Reviewer;
+use crate::pipeline::{Recipes, Reviewer};
 use crate::types::{Review, ReviewAction, ReviewOrder, ReviewStatus};
 
 /// File in the state folder with the address of the running daemon's dashboard.
@@ -251,7 +251,7 @@ fn open(site: &Site, needs_model: bool) -> anyhow::Result<Opened> {
     match Ledger::open(&site.state_dir, Clock::system()) {
         Ok(ledger) => {
             let runtime = if needs_model { Some(Runtime::load(site.onnxruntime.as_deref())?) } else { None };
-            Ok(Opened::Here(Reviewer::new(runtime, ledger, Deltas::default(), site.recipes.clone())))
+            Ok(Opened::Here(Reviewer::new(runtime, ledger, Deltas::default(), Recipes::new(site.recipes.clone()))))
         }
         Err(locked @ LedgerError::Locked { .. }) => {
             let address = std::fs::read_to_string(site.state_dir.join(ADDRESS_FILE));

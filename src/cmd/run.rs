@@ -14,19 +14,20 @@ use tracing::{error, info, warn};
 
 use super::Failure;
 use super::board::Board;
-use super::central_recipe;
-use super::late::{Late, Waiting, note_serving};
+use super::late::{self, Late, Waiting, note_serving};
+use super::live_recipe::LiveRecipes;
+use super::{central_fit, central_recipe};
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::{Config, Recipe, StationRecipe};
 use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, ReviewFn, StationInfo};
 use crate::failpoint;
-use crate::inference::Runtime;
+use crate::inference::{ModelPool, Runtime};
 use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
 use crate::observe::GpuSampler;
-use crate::pipeline::{Housekeeping, Outcome, Pipeline, Reviewer, Shared, StationInput};
+use crate::pipeline::{Housekeeping, Outcome, Pipeline, Recipes, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
 use crate::uplink::{self, DownlinkConfig, Uplink};
@@ -77,8 +78,10 @@ pub fn serve(
     let ledger = Ledger::open(&state_dir, clock.clone())
         .with_context(|| format!("state folder {} (storage.state_dir)", state_dir.display()))?;
     failpoint::hit("daemon.start.ledger");
+    let models = ModelPool::new(Arc::clone(&runtime), clock.clone(), super::model::decode);
     let shared = Shared {
         runtime,
+        models,
         ledger: ledger.clone(),
         clock: clock.clone(),
         shutdown: shutdown.clone(),
@@ -102,7 +105,7 @@ pub fn serve(
             (on_outcome.lock().unwrap_or_else(PoisonError::into_inner))(&outcome);
         }
     };
-    let pipeline = Pipeline::start(inputs, &shared, sink.clone())?;
+    let mut pipeline = Pipeline::start(inputs, &shared, sink.clone())?;
     for ((name, recipe), origin) in names.iter().zip(&recipes).zip(origins) {
         note_serving(&ledger, name, recipe, origin)?;
     }
@@ -111,7 +114,10 @@ pub fn serve(
     failpoint::hit("daemon.start.pipeline");
 
     let stop_dashboard = Shutdown::new();
-    let reviewer = Reviewer::new(Some(Arc::clone(&shared.runtime)), ledger.clone(), shared.deltas.clone(), recipes);
+    let recipes = Recipes::new(recipes);
+    let live = LiveRecipes::new(&config, &ledger, &board, recipes.clone());
+    let runtime = Some(Arc::clone(&shared.runtime));
+    let reviewer = Reviewer::new(runtime, ledger.clone(), shared.deltas.clone(), recipes.clone());
     let desk = super::review::desk(reviewer, state_dir.clone());
     let hides = config.dashboard.as_ref().is_some_and(|dashboard| !dashboard.listen.ip().is_loopback());
     let names = stations.iter().map(|station| station.name.clone()).collect();
@@ -131,7 +137,7 @@ pub fn serve(
         None => None,
         Some(uplink) => {
             let options = uplink::UplinkConfig { dsn: uplink.dsn.clone(), site_id: config.site_id };
-            let downlink = Some(downlink_of(&config, uplink.pull_interval_s, &shared));
+            let downlink = Some(downlink_of(&config, uplink.pull_interval_s, &shared, &live));
             let uplink =
                 Uplink::spawn_with_downlink(ledger.clone(), options, downlink, clock.clone(), stop_uplink.clone())?;
             board.set_uplink(uplink.status());
@@ -154,10 +160,13 @@ pub fn serve(
 
     failpoint::hit("daemon.start.ready");
     if until == Until::Stopped {
-        while !shutdown.wait_timeout(late.pause()) {
-            let started = late.start_ready(&shared, &sink);
-            if !started.is_empty() {
-                statuses.extend(started);
+        let pause = if live.is_empty() { late.pause() } else { late::LOOK_INTERVAL };
+        while !shutdown.wait_timeout(pause) {
+            let mut changed = late.start_ready(&shared, &sink, &recipes);
+            changed.extend(live.take_up(std::iter::once(&mut pipeline).chain(late.pipelines())));
+            if !changed.is_empty() {
+                statuses.retain(|known| changed.iter().all(|changed| changed.name != known.name));
+                statuses.extend(changed);
                 board.set_stations(&statuses);
                 say_status(statuses.len(), late.waiting_count());
             }
@@ -214,7 +223,7 @@ fn say_status(running: usize, waiting: usize) {
 }
 
 /// What the uplink is to fetch.
-fn downlink_of(config: &Config, interval_s: u32, shared: &Shared) -> DownlinkConfig {
+fn downlink_of(config: &Config, interval_s: u32, shared: &Shared, live: &LiveRecipes) -> DownlinkConfig {
     let central = config.stations.iter().filter_map(|station| match &station.recipe {
         StationRecipe::Central { folder } => Some((station.name.clone(), folder.clone())),
         StationRecipe::File(_) => None,
@@ -225,6 +234,8 @@ fn downlink_of(config: &Config, interval_s: u32, shared: &Shared) -> DownlinkCon
         interval: Duration::from_secs(u64::from(interval_s)),
         stations,
         prove: central_recipe::prover(Arc::clone(&shared.runtime), &folder),
+        keep_fit: central_fit::keeper(&config.stations, &config.storage.state_dir),
+        hear: live.listener(),
     }
 }
 
@@ -323,6 +334,7 @@ fn start_dashboard(
                 None
             })
         })),
+        gone: Some(super::storage::gone(config.storage.state_dir.clone(), config.storage.policy)),
         reviews: Some(desk),
         kits: Some(kits),
         holds: Some(holds),

@@ -1,5 +1,6 @@
 //! `loupe storage`: what this device keeps, what goes next, what is held, and whether the pictures are as they were.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use super::ledger_desk::{Place, Writer, in_words, open};
 use super::review::post;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dashboard::{HoldFn, ReviewRefusal};
-use crate::ledger::{Amount, Class, Ledger, LedgerReader, Planned, Scrub, StorageStatus, Sweep, Swept};
+use crate::dashboard::{GoneFn, HoldFn, ReviewRefusal};
+use crate::ledger::{Amount, Class, GoneReason, Ledger, LedgerReader, Planned, Scrub, StorageStatus, Sweep, Swept};
 use crate::types::{DiskLevel, HoldOrder, HoldScope, InspectionId, LegalHold, StoragePolicy, Timestamp};
 
 /// Shows what this device stores and keeps it within bounds.
@@ -386,6 +387,32 @@ fn order(place: &Place, order: HoldOrder) -> anyhow::Result<Value> {
         }
         Writer::There(address) => post(address, "/api/v1/holds", &json!(order)),
     }
+}
+
+/// Says of a picture that is gone why it is.
+#[must_use]
+pub fn gone(state_dir: PathBuf, policy: StoragePolicy) -> GoneFn {
+    Arc::new(move |relative_path| {
+        let found = LedgerReader::open(&state_dir).and_then(|reader| reader.gone_picture(relative_path));
+        let found = found.unwrap_or_else(|error| {
+            tracing::warn!(relative_path, %error, "what became of a picture could not be read");
+            None
+        })?;
+        let day = found.gone_at.to_string().chars().take(10).collect::<String>();
+        Some(match found.reason {
+            GoneReason::Expired => {
+                let (what, days) = match found.is_pass {
+                    true => ("a PASS", policy.pass_picture_days),
+                    false => ("a FAIL or HOLD", policy.picture_days),
+                };
+                format!("This picture is gone since {day}: by policy those of {what} are kept for {days} days.")
+            }
+            GoneReason::Pressure => format!("This picture is gone since {day}: it was shed because the disk was low."),
+            GoneReason::Quarantined => {
+                format!("This picture was set aside on {day}: its file was not what the ledger says.")
+            }
+        })
+    })
 }
 
 /// Answers the dashboard's hold orders.

@@ -1,12 +1,14 @@
 //! Recipes: the inspection program of one product.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::{ConfigError, Document, Fault};
 use crate::anomaly::SearchMode;
-use crate::inference::ProviderPlan;
+use crate::inference::{BatchLimits, Batching, ProviderPlan};
+use crate::limits::BATCH_PICTURES_MAX;
 use crate::locate::{BlobOptions, DetectorOptions};
 use crate::quality::QualityLimits;
 use crate::types::{Digest, QualityLevel};
@@ -88,6 +90,10 @@ pub struct AnomalyStage {
     pub threshold: f32,
     /// Scores this close below the threshold hold.
     pub hold_band: f32,
+    /// Group of the bank that a frame is compared with; `None`: the one that is most alike.
+    pub group: Option<String>,
+    /// The camera's scale where the surface lies, > 0: defects then have areas in mm².
+    pub px_per_mm: Option<f32>,
 }
 
 /// What knows good surfaces.
@@ -240,6 +246,8 @@ struct RawAnomaly {
     graph: Option<PathBuf>,
     threshold: Option<f32>,
     hold_band: Option<f32>,
+    group: Option<String>,
+    px_per_mm: Option<f32>,
     providers: Option<RawProviders>,
 }
 
@@ -251,6 +259,8 @@ struct RawProviders {
     accept_fallback: bool,
     engine_cache: Option<PathBuf>,
     intra_threads: Option<usize>,
+    batch_max: Option<usize>,
+    batch_deadline_ms: Option<f32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -409,8 +419,8 @@ impl RawAnomaly {
         check_range(document, "anomaly.hold_band", hold_band, 0.0, 1.0);
         let source = match self.graph {
             Some(model) => {
-                if self.bank.is_some() || self.models.is_some() || self.search.is_some() {
-                    let message = "and `bank`, `models`, `search` exclude each other: a surface is judged by a bank or by a graph";
+                if self.bank.is_some() || self.models.is_some() || self.search.is_some() || self.group.is_some() {
+                    let message = "and `bank`, `models`, `search`, `group` exclude each other: a bank or a graph judges a surface";
                     document.fault("anomaly.graph", message);
                 }
                 SurfaceSource::Graph { model: folder.join(model) }
@@ -421,11 +431,18 @@ impl RawAnomaly {
                 search: self.search.unwrap_or_default(),
             },
         };
+        if let Some(scale) = self.px_per_mm
+            && !(scale.is_finite() && scale > 0.0)
+        {
+            document.fault("anomaly.px_per_mm", format!("is {scale}, must be above 0"));
+        }
         AnomalyStage {
             source,
             providers: validate_providers(self.providers, "anomaly.providers", document, folder),
             threshold,
             hold_band,
+            group: self.group,
+            px_per_mm: self.px_per_mm,
         }
     }
 }
@@ -456,6 +473,26 @@ impl RawRules {
     }
 }
 
+impl RawProviders {
+    /// 0 = a session a worker; 1 and more = one session; nothing = as the provider likes it.
+    fn batching(&self, key_path: &str, document: &mut Document) -> Batching {
+        let defaults = BatchLimits::default();
+        if let Some(max) = self.batch_max.filter(|max| *max > BATCH_PICTURES_MAX) {
+            document.fault(&format!("{key_path}.batch_max"), format!("is {max}, must be 0 to {BATCH_PICTURES_MAX}"));
+        }
+        if let Some(deadline_ms) = self.batch_deadline_ms {
+            check_range(document, &format!("{key_path}.batch_deadline_ms"), deadline_ms, 0.0, 10_000.0);
+        }
+        let checked_ms = self.batch_deadline_ms.filter(|ms| (0.0..=10_000.0).contains(ms));
+        let deadline = checked_ms.map_or(defaults.deadline, |ms| Duration::from_secs_f32(ms / 1_000.0));
+        match (self.batch_max, self.batch_deadline_ms) {
+            (None, None) => Batching::Auto,
+            (Some(0), _) => Batching::Off,
+            (max, _) => Batching::On(BatchLimits { max: max.unwrap_or(defaults.max), deadline }),
+        }
+    }
+}
+
 fn validate_providers(
     raw: Option<RawProviders>,
     key_path: &str,
@@ -469,12 +506,14 @@ fn validate_providers(
     if raw.intra_threads == Some(0) {
         document.fault(&format!("{key_path}.intra_threads"), "is 0, must be at least 1");
     }
+    let batching = raw.batching(key_path, document);
     StageProviders {
         plan: ProviderPlan {
             providers: raw.order,
             require: raw.require,
             cache_dir: raw.engine_cache.map(|path| folder.join(path)),
             intra_threads: raw.intra_threads,
+            batching,
         },
         accept_fallback: raw.accept_fallback,
     }

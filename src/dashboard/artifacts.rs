@@ -15,6 +15,9 @@ use crate::limits;
 /// An artifact's path is never used for other content, so a browser may keep it for a year.
 const CACHE: &str = "private, max-age=31536000, immutable";
 
+/// Of a placeholder's text, which is 320 px wide.
+const PLACEHOLDER_LINE_BYTES: usize = 38;
+
 /// One answer for everything that is not served: it must not tell a missing file from a forbidden one.
 const MISSING: ApiError = ApiError::new(StatusCode::NOT_FOUND, "unknown_artifact", "there is no such artifact");
 
@@ -26,9 +29,17 @@ pub(super) async fn artifact(
     let UrlPath(relative) = path.map_err(|_| MISSING)?;
     let relative = safe_path(&relative).ok_or(MISSING)?;
     let kind = content_type(&relative);
-    let root = shared.artifacts_root.clone();
-    let read = tokio::task::spawn_blocking(move || read_below(&root, &relative)).await;
-    let bytes = read.ok().flatten().ok_or(MISSING)?;
+    let (root, gone) = (shared.artifacts_root.clone(), shared.state.gone.clone());
+    let read = move || match (read_below(&root, &relative), gone) {
+        (Some(bytes), _) => Ok(bytes),
+        (None, Some(gone)) => Err(relative.to_str().and_then(|path| gone(path))),
+        (None, None) => Err(None),
+    };
+    let bytes = match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(Some(why))) => return Ok(placeholder(&why)),
+        _ => return Err(MISSING),
+    };
     Ok(match kind {
         Some(kind) => ([(CONTENT_TYPE, kind), (CACHE_CONTROL, CACHE)], bytes).into_response(),
         None => {
@@ -40,6 +51,31 @@ pub(super) async fn artifact(
             (headers, bytes).into_response()
         }
     })
+}
+
+/// A picture in place of one that is gone, which says why: 410, so that no program takes it for the real one.
+fn placeholder(why: &str) -> Response {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in why.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + word.len() < PLACEHOLDER_LINE_BYTES => line.extend([" ", word]),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    let escape = |text: &String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let texts: String = lines
+        .iter()
+        .enumerate()
+        .map(|(at, line)| format!("<text x=\"160\" y=\"{}\">{}</text>", 110 + 22 * at, escape(line)))
+        .collect();
+    let svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 320 240\" width=\"320\" height=\"240\">\
+         <rect width=\"320\" height=\"240\" fill=\"#e4e6e8\"/>\
+         <g font-family=\"sans-serif\" font-size=\"14\" fill=\"#3c4349\" text-anchor=\"middle\">{texts}</g></svg>"
+    );
+    let headers = [(CONTENT_TYPE, "image/svg+xml"), (CACHE_CONTROL, "no-store")];
+    (StatusCode::GONE, headers, svg).into_response()
 }
 
 /// A relative path of plain names; `None` for anything that climbs, hides or starts at the root.

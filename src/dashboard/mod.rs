@@ -37,8 +37,8 @@ use tokio::sync::watch;
 
 pub use feed::Feed;
 pub use state::{
-    DashboardState, HoldFn, KitCall, KitFn, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot,
-    SnapshotFn, StationInfo, UplinkState, UplinkView,
+    DashboardState, GoneFn, HoldFn, KitCall, KitFn, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot,
+    SnapshotFn, StationInfo, StationNote, UplinkState, UplinkView,
 };
 pub use view::InspectionView;
 

@@ -62,6 +62,10 @@ pub type KitFn = Arc<dyn Fn(KitCall) -> Result<serde_json::Value, ReviewRefusal>
 /// Places and releases legal holds.
 pub type HoldFn = Arc<dyn Fn(HoldOrder) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
+/// Why the picture at this path below `artifacts/` is gone, in a sentence; `None`: nobody knows of it. May read the
+/// ledger, runs on a file thread.
+pub type GoneFn = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// The fixed facts and the questions the dashboard may ask.
 #[derive(Clone)]
 pub struct DashboardState {
@@ -71,6 +75,8 @@ pub struct DashboardState {
     pub stations: Vec<StationInfo>,
     pub snapshot: SnapshotFn,
     pub lookup: Option<LookupFn>,
+    /// Says why pictures are gone; `None`: all that are not there are unknown.
+    pub gone: Option<GoneFn>,
     /// Takes reviews; `None`: there are none here.
     pub reviews: Option<ReviewFn>,
     /// Counts kits; `None`: there are none here.
@@ -107,6 +113,15 @@ pub struct StationInfo {
     pub source: String,
 }
 
+/// What has changed of a station since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StationNote {
+    /// The recipe that it runs.
+    pub recipe: Option<String>,
+    /// What an operator is to know, such as a recipe of the centre that cannot be used here.
+    pub notice: Option<String>,
+}
+
 /// Where one model runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ModelRun {
@@ -117,6 +132,8 @@ pub struct ModelRun {
     pub required: Option<String>,
     /// It does not run where its plan wants it first.
     pub is_fallback: bool,
+    /// Why it cannot answer now: its device failed and it is being opened again.
+    pub fault: Option<String>,
 }
 
 /// How the uplink stands, for people.
@@ -155,6 +172,8 @@ pub struct Snapshot {
     pub pending: u64,
     pub uplink: UplinkView,
     pub providers: Vec<ModelRun>,
+    /// By name of the station.
+    pub stations: BTreeMap<String, StationNote>,
     pub frames_per_second: f64,
     pub uptime: Duration,
 }
@@ -175,8 +194,12 @@ pub(super) struct StatusView<'a> {
 
 #[derive(Debug, Serialize)]
 struct StationStatus<'a> {
-    #[serde(flatten)]
-    info: &'a StationInfo,
+    name: &'a str,
+    /// The one that it runs now.
+    recipe: String,
+    source: &'a str,
+    /// What an operator is to know; `null`: nothing.
+    notice: Option<String>,
     /// `running`, `idle` (by design) or `stalled`; `unknown` when the station reports no progress.
     state: &'static str,
 }
@@ -208,7 +231,16 @@ impl DashboardState {
             stations: self
                 .stations
                 .iter()
-                .map(|info| StationStatus { info, state: self.state_of(&info.name) })
+                .map(|info| {
+                    let note = snapshot.stations.get(&info.name).cloned().unwrap_or_default();
+                    StationStatus {
+                        name: &info.name,
+                        recipe: note.recipe.unwrap_or_else(|| info.recipe.clone()),
+                        source: &info.source,
+                        notice: note.notice,
+                        state: self.state_of(&info.name),
+                    }
+                })
                 .collect(),
             frames_per_second: snapshot.frames_per_second,
             uplink: snapshot.uplink.clone(),

@@ -3,7 +3,7 @@ use crate::config::{
     AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, StageProviders, SurfaceSource, UnknownPartRule,
 };
 use crate::types::{
-    AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, Reason, Tier, Verdict,
+    AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, Reason, SurfaceReading, Tier, Verdict,
 };
 
 fn quality(issues: Vec<Reason>) -> FrameQuality {
@@ -82,6 +82,7 @@ fn anomaly(score: f32) -> AnomalyEvidence {
         map_max: 9.0,
         area_above_ratio: 0.0,
         bank_sha256: Digest::of(b"bank"),
+        surface: SurfaceReading::default(),
     }
 }
 
@@ -107,6 +108,8 @@ fn surface() -> AnomalyStage {
         providers: StageProviders::default(),
         threshold: 0.5,
         hold_band: 0.02,
+        group: None,
+        px_per_mm: None,
     }
 }
 

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::Engine;
 use super::features::resize_error;
-use super::manifest::{ModelKind, ModelManifest, OutputRole};
+use super::manifest::{ModelKind, ModelManifest, OutputRole, OutputSpec};
+use super::outputs::Wanted;
 use super::preprocess::{Placement, Preprocessor};
-use super::session::{ModelSession, Selection, values_of};
-use super::{InferenceError, ProviderPlan, Runtime};
+use super::{Host, InferenceError, ModelHealth, ProviderPlan};
 use crate::types::{BoundingBox, Image, Provider};
 
 /// Who brings scores to the scale on which 0.5 is the threshold.
@@ -118,10 +119,10 @@ pub struct RawMap {
 /// A graph of kind `anomaly`.
 #[derive(Debug)]
 pub struct AnomalyModel {
-    session: ModelSession,
+    engine: Engine,
     preprocessor: Preprocessor,
     placement: Placement,
-    selection: Selection,
+    wanted: Wanted,
 }
 
 impl AnomalyModel {
@@ -131,7 +132,7 @@ impl AnomalyModel {
     /// When the model is of another kind, a file's digest, an input or an output differs from the manifest, or no allowed
     /// provider is usable.
     pub fn open(
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         manifest: &ModelManifest,
         plan: &ProviderPlan,
     ) -> Result<AnomalyModel, InferenceError> {
@@ -139,11 +140,12 @@ impl AnomalyModel {
             let (model, found) = (manifest.name().to_owned(), manifest.kind().as_str());
             return Err(InferenceError::Kind { model, expected: "anomaly", found });
         }
-        let session = ModelSession::open(runtime, manifest, plan)?;
-        let selection = session.select(manifest.outputs().iter().map(|output| output.name.as_str()))?;
-        let preprocessor = Preprocessor::new(manifest.input(), session.element());
+        let engine = host.into().open(manifest, plan)?;
+        let specs: Arc<[OutputSpec]> = manifest.outputs().into();
+        let wanted = Wanted::new(specs, manifest.name())?;
+        let preprocessor = Preprocessor::new(manifest.input(), engine.facts().element);
         let placement = Placement::of(manifest.input().resize, manifest.letterbox_placement());
-        Ok(Self { session, preprocessor, placement, selection })
+        Ok(Self { engine, preprocessor, placement, wanted })
     }
 
     /// What the graph says of a whole picture.
@@ -151,62 +153,69 @@ impl AnomalyModel {
     /// # Errors
     /// When the runtime fails, or an output has another shape than a score or a map.
     pub fn run(&mut self, image: &Image) -> Result<RawAnomaly, InferenceError> {
-        let manifest = self.session.manifest().clone();
-        let model = manifest.name();
+        let facts = Arc::clone(self.engine.facts());
+        let (manifest, model) = (&facts.manifest, facts.manifest.name());
         let [width_px, height_px] = manifest.input().size_px;
         let failed = |message| resize_error(model, width_px, height_px, message);
-        let batch = self.session.batch().unwrap_or(1);
+        let batch = facts.batch.unwrap_or(1);
         self.preprocessor.begin(batch, (width_px, height_px)).map_err(failed)?;
         let area = BoundingBox::whole(image.width_px(), image.height_px());
         for slot in 0..batch {
             self.preprocessor.fill(slot, image, &area, self.placement).map_err(failed)?;
         }
-        let outputs = self.session.run(&self.preprocessor, &self.selection)?;
-        let mut raw = RawAnomaly { score: None, map: None };
-        for spec in manifest.outputs() {
-            let (shape, values) = values_of(&outputs, spec, model)?;
-            let differs = |expected: String| InferenceError::Shape {
-                model: model.to_owned(),
-                what: format!("shape of output `{}`", spec.name),
-                expected,
-                found: format!("{shape:?}"),
-            };
-            if spec.role == OutputRole::AnomalyScore {
-                let is_one_each = values.len() == batch && shape.first().is_none_or(|first| *first == batch);
-                let score = values.first().filter(|_| is_one_each);
-                raw.score = Some(*score.ok_or_else(|| differs(format!("one score, [{batch}]")))?);
-                continue;
+        self.engine.run(&self.preprocessor, &self.wanted, |outputs| {
+            let mut raw = RawAnomaly { score: None, map: None };
+            for (spec, output) in manifest.outputs().iter().zip(outputs) {
+                let (shape, values) = (&output.shape, &output.values);
+                let differs = |expected: String| InferenceError::Shape {
+                    model: model.to_owned(),
+                    what: format!("shape of output `{}`", spec.name),
+                    expected,
+                    found: format!("{shape:?}"),
+                };
+                if spec.role == OutputRole::AnomalyScore {
+                    let is_one_each = values.len() == batch && shape.first().is_none_or(|first| *first == batch);
+                    let score = values.first().filter(|_| is_one_each);
+                    raw.score = Some(*score.ok_or_else(|| differs(format!("one score, [{batch}]")))?);
+                    continue;
+                }
+                let input = (width_px as usize, height_px as usize);
+                let (width, height) = map_sides(shape, batch, input).ok_or_else(|| {
+                    differs(format!("a map of the picture, [{batch}, 1, {height_px}, {width_px}] or coarser"))
+                })?;
+                raw.map = Some(RawMap { width, height, data: values[..width * height].to_vec() });
             }
-            let input = (width_px as usize, height_px as usize);
-            let (width, height) = map_sides(&shape, batch, input).ok_or_else(|| {
-                differs(format!("a map of the picture, [{batch}, 1, {height_px}, {width_px}] or coarser"))
-            })?;
-            raw.map = Some(RawMap { width, height, data: values[..width * height].to_vec() });
-        }
-        Ok(raw)
+            Ok(raw)
+        })
     }
 
     /// Where most of the graph's operators run.
     #[must_use]
     pub fn provider(&self) -> Provider {
-        self.session.provider()
+        self.engine.facts().provider
     }
 
     /// Whether [`AnomalyModel::provider`] is not the plan's first.
     #[must_use]
     pub fn is_fallback(&self) -> bool {
-        self.session.is_fallback()
+        self.engine.facts().is_fallback
     }
 
     /// Summed time inside the runtime since the model was opened.
     #[must_use]
     pub fn session_ms(&self) -> f64 {
-        self.session.session_ms()
+        self.engine.session_ms()
+    }
+
+    /// How the model is doing, where stations share it.
+    #[must_use]
+    pub fn health(&self) -> &ModelHealth {
+        self.engine.health()
     }
 
     #[must_use]
     pub fn manifest(&self) -> &ModelManifest {
-        self.session.manifest()
+        &self.engine.facts().manifest
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::engine::Engine;
 use super::features::resize_error;
-use super::manifest::{ModelKind, ModelManifest, OutputRole};
+use super::manifest::{ModelKind, ModelManifest, OutputRole, OutputSpec};
+use super::outputs::Wanted;
 use super::preprocess::{Letterbox, Placement, Preprocessor};
-use super::session::{ModelSession, Selection, values_of};
-use super::{InferenceError, NodeCounts, ProviderPlan, Runtime};
+use super::{Host, InferenceError, ModelHealth, NodeCounts, ProviderPlan};
 use crate::types::{BoundingBox, Image, Provider};
 
 /// Areas that go through an accelerator at once: 8 × 3 × 640² f32 are 39 MB.
@@ -44,10 +45,10 @@ impl<'o> RawOutputs<'o> {
 /// A detector, whatever its layout.
 #[derive(Debug)]
 pub struct DetectorModel {
-    session: ModelSession,
+    engine: Engine,
     preprocessor: Preprocessor,
     placement: Placement,
-    selection: Selection,
+    wanted: Wanted,
     batch_max: usize,
 }
 
@@ -57,7 +58,7 @@ impl DetectorModel {
     /// # Errors
     /// When a file's digest, an input or an output differs from the manifest, or no allowed provider is usable.
     pub fn open(
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         manifest: &ModelManifest,
         plan: &ProviderPlan,
     ) -> Result<DetectorModel, InferenceError> {
@@ -65,18 +66,20 @@ impl DetectorModel {
         if manifest.kind() != ModelKind::Detector {
             return Err(InferenceError::Kind { model, expected: "detector", found: manifest.kind().as_str() });
         }
-        let session = ModelSession::open(runtime, manifest, plan)?;
-        let names = manifest.outputs().iter().filter(|output| output.role.is_of_detector());
-        let selection = session.select(names.map(|output| output.name.as_str()))?;
-        let preprocessor = Preprocessor::new(manifest.input(), session.element());
+        let engine = host.into().open(manifest, plan)?;
+        let facts = engine.facts();
+        let specs: Arc<[OutputSpec]> =
+            manifest.outputs().iter().filter(|output| output.role.is_of_detector()).cloned().collect();
+        let wanted = Wanted::new(specs, &model)?;
+        let preprocessor = Preprocessor::new(manifest.input(), facts.element);
         let placement = Placement::of(manifest.input().resize, manifest.letterbox_placement());
         // One picture at a time keeps a CPU's caches warm; accelerators want more.
-        let batch_max = match (session.batch(), session.provider()) {
+        let batch_max = match (facts.batch, facts.provider) {
             (Some(batch), _) => batch,
-            (None, Provider::Cpu) => 1,
-            (None, _) => ACCELERATOR_BATCH_MAX,
+            (None, Provider::Cpu) => engine.shared_pictures_max().unwrap_or(1),
+            (None, _) => engine.shared_pictures_max().unwrap_or(ACCELERATOR_BATCH_MAX),
         };
-        Ok(Self { session, preprocessor, placement, selection, batch_max })
+        Ok(Self { engine, preprocessor, placement, wanted, batch_max })
     }
 
     /// Run on each of `areas` (frame pixels) at the manifest's size; `each` hears the area's index, what the graph gave and
@@ -90,35 +93,43 @@ impl DetectorModel {
         areas: &[BoundingBox],
         mut each: impl FnMut(usize, &RawOutputs<'_>, &Letterbox),
     ) -> Result<(), InferenceError> {
-        let manifest = self.session.manifest().clone();
+        let facts = Arc::clone(self.engine.facts());
+        let manifest = &facts.manifest;
+        let specs = Arc::clone(self.wanted.specs());
         let [width_px, height_px] = manifest.input().size_px;
         let failed = |message| resize_error(manifest.name(), width_px, height_px, message);
         for (chunk_index, chunk) in areas.chunks(self.batch_max).enumerate() {
-            let batch = self.session.batch().unwrap_or(chunk.len());
+            let batch = facts.batch.unwrap_or(chunk.len());
             self.preprocessor.begin(batch, (width_px, height_px)).map_err(failed)?;
             let mut letterboxes = Vec::with_capacity(batch);
             for slot in 0..batch {
                 let area = &chunk[slot.min(chunk.len() - 1)];
                 letterboxes.push(self.preprocessor.fill(slot, image, area, self.placement).map_err(failed)?);
             }
-            let outputs = self.session.run(&self.preprocessor, &self.selection)?;
-            let mut whole = Vec::new();
-            for spec in manifest.outputs().iter().filter(|output| output.role.is_of_detector()) {
-                whole.push((spec, values_of(&outputs, spec, manifest.name())?));
-            }
-            for (slot, letterbox) in letterboxes.iter().enumerate().take(chunk.len()) {
-                let mut tensors = Vec::with_capacity(whole.len());
-                for (spec, (shape, values)) in &whole {
-                    let (shape, values) = of_picture(shape, values, slot, batch).ok_or_else(|| {
-                        let (model, what) = (manifest.name().to_owned(), format!("shape of output `{}`", spec.name));
-                        let (expected, found) = (format!("[{batch}, ...]"), format!("{shape:?}"));
-                        InferenceError::Shape { model, what, expected, found }
-                    })?;
-                    tensors.push(RawTensor { name: &spec.name, role: spec.role, stride: spec.stride, shape, values });
+            self.engine.run(&self.preprocessor, &self.wanted, |outputs| {
+                for (slot, letterbox) in letterboxes.iter().enumerate().take(chunk.len()) {
+                    let mut tensors = Vec::with_capacity(outputs.len());
+                    for (spec, output) in specs.iter().zip(outputs) {
+                        let found = of_picture(&output.shape, &output.values, slot, batch);
+                        let (shape, values) = found.ok_or_else(|| {
+                            let (model, what) =
+                                (manifest.name().to_owned(), format!("shape of output `{}`", spec.name));
+                            let (expected, found) = (format!("[{batch}, ...]"), format!("{:?}", output.shape));
+                            InferenceError::Shape { model, what, expected, found }
+                        })?;
+                        tensors.push(RawTensor {
+                            name: &spec.name,
+                            role: spec.role,
+                            stride: spec.stride,
+                            shape,
+                            values,
+                        });
+                    }
+                    let raw = RawOutputs { tensors, input_px: [width_px, height_px] };
+                    each(chunk_index * self.batch_max + slot, &raw, letterbox);
                 }
-                let raw = RawOutputs { tensors, input_px: [width_px, height_px] };
-                each(chunk_index * self.batch_max + slot, &raw, letterbox);
-            }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -126,30 +137,36 @@ impl DetectorModel {
     /// Where most of the graph's operators run, as the runtime reports it of the loaded session.
     #[must_use]
     pub fn provider(&self) -> Provider {
-        self.session.provider()
+        self.engine.facts().provider
     }
 
     /// Operators per provider, as the runtime reports them.
     #[must_use]
     pub fn nodes(&self) -> &NodeCounts {
-        self.session.nodes()
+        &self.engine.facts().nodes
     }
 
     /// Whether [`DetectorModel::provider`] is not the plan's first.
     #[must_use]
     pub fn is_fallback(&self) -> bool {
-        self.session.is_fallback()
+        self.engine.facts().is_fallback
     }
 
     /// Summed time inside the runtime since the model was opened.
     #[must_use]
     pub fn session_ms(&self) -> f64 {
-        self.session.session_ms()
+        self.engine.session_ms()
+    }
+
+    /// How the model is doing, where stations share it.
+    #[must_use]
+    pub fn health(&self) -> &ModelHealth {
+        self.engine.health()
     }
 
     #[must_use]
     pub fn manifest(&self) -> &ModelManifest {
-        self.session.manifest()
+        &self.engine.facts().manifest
     }
 }
 

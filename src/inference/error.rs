@@ -48,6 +48,10 @@ pub enum InferenceError {
     ProviderListEmpty { model: String },
     #[error("model `{model}` could not be run: {message}")]
     Run { model: String, message: String },
+    #[error("model `{model}`: its device failed: {message}")]
+    Device { model: String, message: String },
+    #[error("model `{model}` is being opened again after a fault: {message}")]
+    Unavailable { model: String, message: String },
     #[error("model `{model}`: the picture could not be scaled to {width_px}x{height_px}: {message}")]
     Resize { model: String, width_px: u32, height_px: u32, message: String },
 }

@@ -1,11 +1,10 @@
 //! Feature models: one embedding per crop, or maps of a whole area.
 
-use std::sync::Arc;
-
+use super::engine::Engine;
 use super::manifest::{ModelKind, ModelManifest, OutputRole, OutputSpec};
+use super::outputs::Wanted;
 use super::preprocess::{Placement, Preprocessor};
-use super::session::{ModelSession, Selection, values_of};
-use super::{InferenceError, NodeCounts, ProviderPlan, Runtime};
+use super::{Host, InferenceError, ModelHealth, NodeCounts, ProviderPlan};
 use crate::types::{BoundingBox, Image, Provider};
 
 /// Crops that go through an accelerator at once: 32 × 3 × 224² f32 are 19 MB.
@@ -32,11 +31,11 @@ pub struct FeatureMaps {
 /// A backbone with feature maps and, where its manifest names one, an embedding.
 #[derive(Debug)]
 pub struct FeatureModel {
-    session: ModelSession,
+    engine: Engine,
     /// Holds the input, kept between calls.
     preprocessor: Preprocessor,
-    embedding: Option<(OutputSpec, Selection)>,
-    maps: Option<(Vec<OutputSpec>, Selection)>,
+    embedding: Option<Wanted>,
+    maps: Option<Wanted>,
 }
 
 impl FeatureModel {
@@ -45,7 +44,7 @@ impl FeatureModel {
     /// # Errors
     /// When the file's digest, an input or an output differs from the manifest, or no allowed provider is usable.
     pub fn open(
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         manifest: &ModelManifest,
         plan: &ProviderPlan,
     ) -> Result<FeatureModel, InferenceError> {
@@ -53,20 +52,14 @@ impl FeatureModel {
             let (model, found) = (manifest.name().to_owned(), manifest.kind().as_str());
             return Err(InferenceError::Kind { model, expected: "features", found });
         }
-        let session = ModelSession::open(runtime, manifest, plan)?;
-        let embedding = match manifest.outputs_of(OutputRole::Embedding).next() {
-            Some(spec) => Some((spec.clone(), session.select([spec.name.as_str()].into_iter())?)),
-            None => None,
-        };
-        let specs: Vec<OutputSpec> = manifest.outputs_of(OutputRole::Features).cloned().collect();
-        let maps = if specs.is_empty() {
-            None
-        } else {
-            let selection = session.select(specs.iter().map(|spec| spec.name.as_str()))?;
-            Some((specs, selection))
-        };
-        let preprocessor = Preprocessor::new(manifest.input(), session.element());
-        Ok(Self { session, preprocessor, embedding, maps })
+        let engine = host.into().open(manifest, plan)?;
+        let name = manifest.name();
+        let embedding: Option<OutputSpec> = manifest.outputs_of(OutputRole::Embedding).next().cloned();
+        let embedding = embedding.map(|spec| Wanted::new([spec].into(), name)).transpose()?;
+        let maps: Vec<OutputSpec> = manifest.outputs_of(OutputRole::Features).cloned().collect();
+        let maps = if maps.is_empty() { None } else { Some(Wanted::new(maps.into(), name)?) };
+        let preprocessor = Preprocessor::new(manifest.input(), engine.facts().element);
+        Ok(Self { engine, preprocessor, embedding, maps })
     }
 
     /// Embeddings `[N, embedding_dim]` f32 of length 1, one per crop, each letterboxed into a square of `input_px`.
@@ -77,7 +70,8 @@ impl FeatureModel {
     /// # Errors
     /// When the model has no embedding or the runtime fails.
     pub fn embed(&mut self, crops: &[(&Image, BoundingBox)], input_px: u32) -> Result<Vec<f32>, InferenceError> {
-        let batch_max = if self.session.provider() == Provider::Cpu { 1 } else { ACCELERATOR_BATCH_MAX };
+        let own_max = if self.provider() == Provider::Cpu { 1 } else { ACCELERATOR_BATCH_MAX };
+        let batch_max = self.engine.shared_pictures_max().unwrap_or(own_max);
         self.embed_batched(crops, input_px, batch_max)
     }
 
@@ -87,11 +81,11 @@ impl FeatureModel {
         input_px: u32,
         batch_max: usize,
     ) -> Result<Vec<f32>, InferenceError> {
-        let model = self.session.manifest().name().to_owned();
-        let Some((spec, selection)) = &self.embedding else {
+        let model = self.manifest().name().to_owned();
+        let dim = self.embedding_dim();
+        let Some(wanted) = &self.embedding else {
             return Err(InferenceError::OutputMissing { model, role: "embedding" });
         };
-        let dim = spec.channels.unwrap_or(0) as usize;
         let failed = |message| resize_error(&model, input_px, input_px, message);
         let mut embeddings = Vec::with_capacity(crops.len() * dim);
         for batch in crops.chunks(batch_max) {
@@ -99,13 +93,15 @@ impl FeatureModel {
             for (slot, (image, area)) in batch.iter().enumerate() {
                 self.preprocessor.fill(slot, image, area, Placement::Centre).map_err(failed)?;
             }
-            let outputs = self.session.run(&self.preprocessor, selection)?;
-            let (_, values) = values_of(&outputs, spec, &model)?;
-            if values.len() != batch.len() * dim {
-                let message = format!("{} embedding values for {} crops of {dim}", values.len(), batch.len());
-                return Err(InferenceError::Run { model, message });
-            }
-            values.chunks_exact(dim).for_each(|row| push_normalised(&mut embeddings, row));
+            self.engine.run(&self.preprocessor, wanted, |outputs| {
+                let values = outputs.first().map_or(&[][..], |output| &output.values);
+                if values.len() != batch.len() * dim {
+                    let message = format!("{} embedding values for {} crops of {dim}", values.len(), batch.len());
+                    return Err(InferenceError::Run { model: model.clone(), message });
+                }
+                values.chunks_exact(dim).for_each(|row| push_normalised(&mut embeddings, row));
+                Ok(())
+            })?;
         }
         Ok(embeddings)
     }
@@ -120,62 +116,66 @@ impl FeatureModel {
         area: BoundingBox,
         input_px: (u32, u32),
     ) -> Result<FeatureMaps, InferenceError> {
-        let model = self.session.manifest().name().to_owned();
-        let Some((specs, selection)) = &self.maps else {
+        let model = self.manifest().name().to_owned();
+        let Some(wanted) = &self.maps else {
             return Err(InferenceError::OutputMissing { model, role: "features" });
         };
         let (width_px, height_px) = input_px;
         let failed = |message| resize_error(&model, width_px, height_px, message);
         self.preprocessor.begin(1, input_px).map_err(failed)?;
         self.preprocessor.fill(0, image, &area, Placement::Stretch).map_err(failed)?;
-        let outputs = self.session.run(&self.preprocessor, selection)?;
-        let mut maps = Vec::with_capacity(specs.len());
-        for spec in specs {
-            let (shape, values) = values_of(&outputs, spec, &model)?;
-            maps.push(FeatureMap {
+        self.engine.run(&self.preprocessor, wanted, |outputs| {
+            let maps = wanted.specs().iter().zip(outputs).map(|(spec, output)| FeatureMap {
                 stride: spec.stride.unwrap_or(1),
-                channels: shape[1],
-                height: shape[2],
-                width: shape[3],
-                data: values.into_owned(),
+                channels: output.shape[1],
+                height: output.shape[2],
+                width: output.shape[3],
+                data: output.values.to_vec(),
             });
-        }
-        Ok(FeatureMaps { maps })
+            Ok(FeatureMaps { maps: maps.collect() })
+        })
     }
 
     /// Length of an embedding; 0 where the model has none.
     #[must_use]
     pub fn embedding_dim(&self) -> usize {
-        self.embedding.as_ref().map_or(0, |(spec, _)| spec.channels.unwrap_or(0) as usize)
+        let spec = self.embedding.as_ref().and_then(|wanted| wanted.specs().first());
+        spec.map_or(0, |spec| spec.channels.unwrap_or(0) as usize)
     }
 
     /// Where most of the graph's operators run, as the runtime reports it of the loaded session.
     #[must_use]
     pub fn provider(&self) -> Provider {
-        self.session.provider()
+        self.engine.facts().provider
     }
 
     /// Operators per provider, as the runtime reports them.
     #[must_use]
     pub fn nodes(&self) -> &NodeCounts {
-        self.session.nodes()
+        &self.engine.facts().nodes
     }
 
     /// Whether [`FeatureModel::provider`] is not the plan's first.
     #[must_use]
     pub fn is_fallback(&self) -> bool {
-        self.session.is_fallback()
+        self.engine.facts().is_fallback
     }
 
     /// Summed time inside the runtime since the model was opened.
     #[must_use]
     pub fn session_ms(&self) -> f64 {
-        self.session.session_ms()
+        self.engine.session_ms()
+    }
+
+    /// How the model is doing, where stations share it.
+    #[must_use]
+    pub fn health(&self) -> &ModelHealth {
+        self.engine.health()
     }
 
     #[must_use]
     pub fn manifest(&self) -> &ModelManifest {
-        self.session.manifest()
+        &self.engine.facts().manifest
     }
 }
 

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::{GoldenTolerance, ModelManifest};
+use super::outputs::Wanted;
 use super::preprocess::{Placement, Preprocessor};
-use super::session::{ModelSession, values_of};
+use super::session::ModelSession;
 use super::{InferenceError, ProviderPlan, Runtime};
 use crate::types::{BoundingBox, Digest, Image, Provider};
 
@@ -154,7 +155,20 @@ impl Golden {
         plan: &ProviderPlan,
         decode: impl Fn(&Path) -> Result<Image, String>,
     ) -> Result<GoldenReport, InferenceError> {
-        let mut replayer = Replayer::open(runtime, manifest, plan)?;
+        self.replay(&mut Replayer::open(runtime, manifest, plan)?, &decode)
+    }
+
+    /// Run each case on a session that is open already.
+    ///
+    /// # Errors
+    /// As [`Golden::verify`].
+    pub(super) fn replay(
+        &self,
+        replayer: &mut Replayer,
+        decode: &dyn Fn(&Path) -> Result<Image, String>,
+    ) -> Result<GoldenReport, InferenceError> {
+        let facts = Arc::clone(replayer.session.facts());
+        let manifest = &facts.manifest;
         let tolerance = manifest.golden_tolerance();
         let mut outputs = Vec::new();
         for case in &self.file.cases {
@@ -175,8 +189,8 @@ impl Golden {
         Ok(GoldenReport {
             model: manifest.name().to_owned(),
             model_sha256: manifest.sha256(),
-            provider: replayer.session.provider(),
-            operators: replayer.session.nodes().by_name.clone(),
+            provider: facts.provider,
+            operators: facts.nodes.by_name.clone(),
             tolerance,
             recorded_on: self.file.recorded_on.clone(),
             passed: outputs.iter().all(|output| output.passed),
@@ -212,7 +226,7 @@ impl Golden {
             cases.push(Case { image: name.clone(), image_sha256: *sha256, size_px, outputs });
         }
         let version = runtime.build_info().split(['(', ',']).next().unwrap_or_default().trim();
-        let recorded_on = format!("{} {version}", replayer.session.provider()).trim().to_owned();
+        let recorded_on = format!("{} {version}", replayer.session.facts().provider).trim().to_owned();
         let file = GoldenFile { format: FORMAT, model_sha256: manifest.sha256(), recorded_on, cases };
         let mut text = serde_json::to_string(&file).map_err(|error| failed(error.into()))?;
         text.push('\n');
@@ -259,29 +273,50 @@ impl Replayer {
         manifest: &ModelManifest,
         plan: &ProviderPlan,
     ) -> Result<Self, InferenceError> {
-        let session = ModelSession::open(runtime, manifest, plan)?;
-        let preprocessor = Preprocessor::new(manifest.input(), session.element());
-        let placement = Placement::of(manifest.input().resize, manifest.letterbox_placement());
-        Ok(Self { session, preprocessor, placement })
+        Ok(Self::of(ModelSession::open(runtime, manifest, plan)?))
+    }
+
+    pub(super) fn of(session: ModelSession) -> Self {
+        let facts = session.facts();
+        let input = facts.manifest.input();
+        let preprocessor = Preprocessor::new(input, facts.element);
+        let placement = Placement::of(input.resize, facts.manifest.letterbox_placement());
+        Self { session, preprocessor, placement }
+    }
+
+    pub(super) fn into_session(self) -> ModelSession {
+        self.session
+    }
+
+    /// One run on a grey picture of the manifest's size.
+    pub(super) fn warm_up(&mut self) -> Result<(), InferenceError> {
+        let size_px = self.session.facts().manifest.input().size_px;
+        let failed = |error: crate::types::ImageError| error.to_string();
+        let grey = Image::from_bgr(8, 8, vec![128; 8 * 8 * 3]).map_err(failed);
+        let grey = grey.map_err(|message| InferenceError::Run { model: self.name(), message })?;
+        self.run(&grey, size_px).map(drop)
+    }
+
+    fn name(&self) -> String {
+        self.session.facts().manifest.name().to_owned()
     }
 
     pub(super) fn run(&mut self, image: &Image, [width_px, height_px]: [u32; 2]) -> Result<Vec<Found>, InferenceError> {
-        let manifest = self.session.manifest().clone();
+        let facts = Arc::clone(self.session.facts());
+        let manifest = &facts.manifest;
         let failed = |message| super::features::resize_error(manifest.name(), width_px, height_px, message);
-        let selection = self.session.select(manifest.outputs().iter().map(|output| output.name.as_str()))?;
-        let batch = self.session.batch().unwrap_or(1);
+        let wanted = Wanted::new(manifest.outputs().into(), manifest.name())?;
+        let batch = facts.batch.unwrap_or(1);
         self.preprocessor.begin(batch, (width_px, height_px)).map_err(failed)?;
         let area = BoundingBox::whole(image.width_px(), image.height_px());
         for slot in 0..batch {
             self.preprocessor.fill(slot, image, &area, self.placement).map_err(failed)?;
         }
-        let outputs = self.session.run(&self.preprocessor, &selection)?;
-        let mut found = Vec::new();
-        for spec in manifest.outputs() {
-            let (shape, values) = values_of(&outputs, spec, manifest.name())?;
-            found.push(Found::new(&spec.name, shape, &values));
-        }
-        Ok(found)
+        let (view, shape) = self.preprocessor.input();
+        self.session.run(view, shape, &wanted, |outputs| {
+            let named = manifest.outputs().iter().zip(outputs);
+            Ok(named.map(|(spec, output)| Found::new(&spec.name, output.shape.clone(), &output.values)).collect())
+        })
     }
 }
 

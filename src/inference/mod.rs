@@ -3,21 +3,30 @@
 //! A model is opened only when the digest of its file and the names and shapes of its inputs and outputs agree with
 //! its manifest. [`FeatureModel::provider`] is what the runtime says about the loaded graph, not what was asked for.
 //!
-//! Threads: a model belongs to one worker thread and blocks it while it runs; nothing here spawns threads except
-//! ONNX Runtime itself, when `intra_threads` is above 1. Its threads never spin.
-//! Overload: none of its own; one call is one inference.
+//! Threads: a model blocks the worker that asks it. Workers of the pipeline open theirs in a [`ModelPool`]: a session each,
+//! shared by all stations, or one session behind a batcher's thread for all workers; a session whose device failed is
+//! opened again on a thread of its own. ONNX Runtime has threads where `intra_threads` is above 1; they never spin.
+//! Overload: none of its own; a worker waits for its answer.
 
 mod anomalib;
 mod anomaly;
 mod assignment;
+mod batcher;
 mod detector;
+mod engine;
+mod engine_cache;
 mod error;
+mod fault;
 mod features;
 mod golden;
 mod guess;
+mod health;
+mod keeper;
 mod layout;
 mod manifest;
 mod onnx;
+mod outputs;
+mod pool;
 mod preprocess;
 mod probe;
 mod provider;
@@ -32,14 +41,16 @@ pub use detector::{DetectorModel, RawOutputs, RawTensor};
 pub use error::InferenceError;
 pub use features::{FeatureMap, FeatureMaps, FeatureModel};
 pub use golden::{GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, OutputReport};
+pub use health::ModelHealth;
 pub use layout::{BoxOrder, BoxUnit, DetectorLayout, DetectorSpec, ScoreForm};
 pub use manifest::{
     Axes, ColorOrder, ExternalFile, GoldenTolerance, InputSpec, LetterboxPlacement, ModelKind, ModelManifest,
     OutputRole, OutputSpec, Resample, ResizeMode,
 };
 pub use onnx::{Graph, Side, TensorInfo, read as read_graph};
+pub use pool::{Host, ModelPool};
 pub use preprocess::{Element, Letterbox, Placement, Preprocessor};
 pub use probe::{OPEN_SIDE_PX, ProbeReport, ProviderSupport, probe};
-pub use provider::{ProviderChoice, ProviderPlan};
+pub use provider::{BatchLimits, Batching, ProviderChoice, ProviderPlan};
 pub use runtime::Runtime;
 pub use tuning::{TUNING_FILE, Tuning, TuningRow, measure as measure_threads};

@@ -66,9 +66,17 @@ pub enum Element {
     U8,
 }
 
+/// What a graph is to read, without a copy.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum View<'v> {
+    F32(&'v [f32]),
+    F16(&'v [f16]),
+    U8(&'v [u8]),
+}
+
 /// Values of an input, in the element type of the graph.
 #[derive(Debug)]
-pub(super) enum Values {
+enum Values {
     F32(Typed<f32>),
     F16(Typed<f16>),
     U8(Typed<u8>),
@@ -76,9 +84,9 @@ pub(super) enum Values {
 
 /// Values of one type, and what each level of 0..=255 becomes in it, per plane in the order of the input.
 #[derive(Debug)]
-pub(super) struct Typed<T> {
+struct Typed<T> {
     tables: Box<[[T; 256]; 3]>,
-    pub values: Vec<T>,
+    values: Vec<T>,
 }
 
 /// Scales and normalises into an input it holds.
@@ -180,13 +188,18 @@ impl Preprocessor {
     }
 
     /// What was filled in, and its shape.
-    pub(super) fn input(&self) -> (&Values, [usize; 4]) {
+    pub(super) fn input(&self) -> (View<'_>, [usize; 4]) {
         let (width, height) = (self.size_px.0 as usize, self.size_px.1 as usize);
         let shape = match self.axes {
             Axes::Nchw => [self.batch, 3, height, width],
             Axes::Nhwc => [self.batch, height, width, 3],
         };
-        (&self.values, shape)
+        let view = match &self.values {
+            Values::F32(typed) => View::F32(&typed.values),
+            Values::F16(typed) => View::F16(&typed.values),
+            Values::U8(typed) => View::U8(&typed.values),
+        };
+        (view, shape)
     }
 }
 
@@ -301,7 +314,7 @@ fn whole(value: f32) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{ColorOrder, Element, InputSpec, Letterbox, Placement, Preprocessor, Values};
+    use super::{ColorOrder, Element, InputSpec, Letterbox, Placement, Preprocessor, View};
     use crate::inference::{Axes, Resample, ResizeMode};
     use crate::types::{BoundingBox, Image};
 
@@ -334,9 +347,9 @@ mod tests {
         preprocessor.begin(1, size_px).unwrap();
         let letterbox = preprocessor.fill(0, image, area, placement).unwrap();
         let values = match preprocessor.input().0 {
-            Values::F32(typed) => typed.values.clone(),
-            Values::F16(typed) => typed.values.iter().map(|value| value.to_f32()).collect(),
-            Values::U8(typed) => typed.values.iter().map(|value| f32::from(*value)).collect(),
+            View::F32(values) => values.to_vec(),
+            View::F16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            View::U8(values) => values.iter().map(|value| f32::from(*value)).collect(),
         };
         (values, letterbox)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ort::ep::{self, ExecutionProviderDispatch};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,39 @@ pub struct ProviderPlan {
     /// Threads within one operator; 1 where absent, because the pipeline runs one worker per core.
     #[serde(default)]
     pub intra_threads: Option<usize>,
+    /// Whether workers share one session.
+    #[serde(default)]
+    pub batching: Batching,
+}
+
+/// Whether workers share one session, and how their requests are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batching {
+    /// A session a worker on the CPU, one session with batches elsewhere.
+    #[default]
+    Auto,
+    /// A session a worker.
+    Off,
+    /// One session.
+    On(BatchLimits),
+}
+
+/// How far requests are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchLimits {
+    /// Pictures in one run, ≥ 1.
+    pub max: usize,
+    /// Until when a request is to be answered: it waits for company only while that leaves time for the run.
+    pub deadline: Duration,
+}
+
+impl Default for BatchLimits {
+    /// 8 pictures of 640×480 f32 are 29 MB; an accelerator takes some 2 to 10 ms for them.
+    fn default() -> Self {
+        Self { max: 8, deadline: Duration::from_millis(20) }
+    }
 }
 
 impl Default for ProviderPlan {
@@ -41,11 +75,35 @@ impl Default for ProviderPlan {
             require: false,
             cache_dir: None,
             intra_threads: None,
+            batching: Batching::Auto,
         }
     }
 }
 
+/// Options by which a provider computes in less than the precision that the graph was made in.
+const REDUCED_PRECISION: &[(&str, &[&str])] = &[
+    ("trt_fp16_enable", &["1", "true"]),
+    ("trt_bf16_enable", &["1", "true"]),
+    ("trt_int8_enable", &["1", "true"]),
+    ("precision", &["fp16", "f16", "int8", "bf16"]),
+    ("inference_precision_hint", &["f16", "i8", "u8", "bf16"]),
+    ("device_type", &["gpu_fp16", "cpu_fp16"]),
+    ("use_tf32", &["1", "true"]),
+];
+
 impl ProviderPlan {
+    /// The first option that asks for less than the graph's own precision; a model with one must have goldens.
+    #[must_use]
+    pub fn reduced_precision(&self) -> Option<String> {
+        let options = self.providers.iter().flat_map(|choice| &choice.options);
+        let reduces = |(key, value): &(&String, &String)| {
+            let (key, value) = (key.to_lowercase(), value.to_lowercase());
+            REDUCED_PRECISION.iter().any(|(name, values)| *name == key && values.contains(&value.as_str()))
+        };
+        let mut found = options.filter(reduces);
+        found.next().map(|(key, value)| format!("{key} = {value}"))
+    }
+
     /// The providers registered together when `self.providers[index]` is tried: TensorRT leaves the operators it
     /// does not know to CUDA when the plan names CUDA after it.
     pub(super) fn companions(&self, index: usize) -> Vec<&ProviderChoice> {
@@ -162,6 +220,18 @@ mod tests {
         let options = default_options(Provider::Tensorrt, Some(Path::new("/c")));
         assert_eq!(options.get("trt_engine_cache_path").map(String::as_str), Some("/c"));
         assert!(default_options(Provider::Tensorrt, None).is_empty());
+    }
+
+    #[test]
+    fn options_that_cost_precision_are_known_whatever_their_case() {
+        let with = |key: &str, value: &str| {
+            let mut choice = choice(Provider::Tensorrt);
+            choice.options.insert(key.to_owned(), value.to_owned());
+            ProviderPlan { providers: vec![choice], ..ProviderPlan::default() }.reduced_precision()
+        };
+        assert_eq!(with("trt_fp16_enable", "True").as_deref(), Some("trt_fp16_enable = True"));
+        assert_eq!(with("inference_precision_hint", "f16").as_deref(), Some("inference_precision_hint = f16"));
+        assert_eq!((with("trt_fp16_enable", "0"), with("device_id", "1")), (None, None));
     }
 
     #[test]

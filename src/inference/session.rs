@@ -1,45 +1,48 @@
 //! A loaded model: opened on the best usable provider, checked against its manifest, run for chosen outputs.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionOutputs};
-use ort::value::{DynValue, Tensor, TensorElementType, TensorRef, ValueType};
+use ort::value::{Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::assignment::{NodeCounts, node_counts};
-use super::manifest::{Axes, ModelManifest, OutputRole, OutputSpec};
-use super::preprocess::{Element, Preprocessor, Values};
+use super::engine_cache::EngineKey;
+use super::manifest::{Axes, ModelManifest};
+use super::outputs::{Output, Wanted, rank, values_of};
+use super::preprocess::{Element, View};
 use super::provider::{advice, dispatch};
 use super::tuning::Tuning;
-use super::{InferenceError, ProviderPlan, Runtime};
+use super::{InferenceError, ProviderChoice, ProviderPlan, Runtime};
 use crate::clock::Stopwatch;
+use crate::failpoint;
 use crate::types::{Digest, Provider};
+
+/// What is known of a session once it is open.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    pub manifest: ModelManifest,
+    /// Where most operators run.
+    pub provider: Provider,
+    pub is_fallback: bool,
+    pub nodes: NodeCounts,
+    /// What the graph's picture input is made of.
+    pub element: Element,
+    /// Batch the graph insists on; `None`: any.
+    pub batch: Option<usize>,
+}
 
 /// One session and what the runtime says about it.
 #[derive(Debug)]
 pub(super) struct ModelSession {
     session: Session,
-    manifest: ModelManifest,
-    provider: Provider,
-    is_fallback: bool,
-    nodes: NodeCounts,
+    facts: Arc<Facts>,
+    /// Time inside the runtime since the model was opened.
     session_ms: f64,
-    element: Element,
-    /// Batch the graph insists on; `None`: any.
-    batch: Option<usize>,
     /// Keeps the library's environment alive.
     _runtime: Arc<Runtime>,
-}
-
-/// Run options that ask for a fixed set of outputs.
-pub(super) struct Selection(RunOptions<HasSelectedOutputs>);
-
-impl std::fmt::Debug for Selection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Selection")
-    }
 }
 
 impl ModelSession {
@@ -70,18 +73,8 @@ impl ModelSession {
                         return Err(required(manifest, first.provider, message));
                     }
                     let manifest = manifest.clone();
-                    let _runtime = Arc::clone(runtime);
-                    return Ok(Self {
-                        session,
-                        manifest,
-                        provider,
-                        is_fallback,
-                        nodes,
-                        session_ms: 0.0,
-                        element,
-                        batch,
-                        _runtime,
-                    });
+                    let facts = Arc::new(Facts { manifest, provider, is_fallback, nodes, element, batch });
+                    return Ok(Self { session, facts, session_ms: 0.0, _runtime: Arc::clone(runtime) });
                 }
                 Err(message) if plan.require => return Err(required(manifest, choice.provider, message)),
                 Err(message) => {
@@ -94,32 +87,38 @@ impl ModelSession {
         Err(InferenceError::NoProvider { model: model(), message: faults.join("; ") })
     }
 
-    /// Options that compute and return only the named outputs.
-    pub(super) fn select<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Selection, InferenceError> {
-        let selector = names.fold(OutputSelector::no_default(), |selector, name| selector.with(name));
-        Ok(Selection(RunOptions::new().map_err(|error| self.run_error(&error))?.with_outputs(selector)))
-    }
-
-    /// Run on what the preprocessor holds, without copying it.
-    pub(super) fn run<'r>(
-        &'r mut self,
-        input: &Preprocessor,
-        selection: &'r Selection,
-    ) -> Result<SessionOutputs<'r>, InferenceError> {
-        let (values, shape) = input.input();
-        let spec = self.manifest.input();
-        let name = self.manifest.name();
-        let error = |error: ort::Error| InferenceError::Run { model: name.to_owned(), message: error.to_string() };
+    /// Run on `input` without copying it and hand `wanted`, in its order, to `then`.
+    ///
+    /// # Errors
+    /// When the runtime fails ([`InferenceError::Device`] where that is not the input's fault), an output is not what its role
+    /// asks for, or `then` says so.
+    pub(super) fn run<R>(
+        &mut self,
+        input: View<'_>,
+        shape: [usize; 4],
+        wanted: &Wanted,
+        then: impl FnOnce(&[Output<'_>]) -> Result<R, InferenceError>,
+    ) -> Result<R, InferenceError> {
+        let facts = Arc::clone(&self.facts);
+        let name = facts.manifest.name();
+        if let Err(error) = failpoint::io("model.run") {
+            return Err(InferenceError::of_message(
+                name,
+                format!("CUDA failure 719: unspecified launch failure ({error})"),
+            ));
+        }
+        let spec = facts.manifest.input();
+        let failed = |error: ort::Error| InferenceError::of_run(name, &error);
         let watch = Stopwatch::start();
-        let mut inputs = match values {
-            Values::F32(typed) => {
-                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, &*typed.values)).map_err(error)?]
+        let mut inputs = match input {
+            View::F32(values) => {
+                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, values)).map_err(failed)?]
             }
-            Values::F16(typed) => {
-                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, &*typed.values)).map_err(error)?]
+            View::F16(values) => {
+                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, values)).map_err(failed)?]
             }
-            Values::U8(typed) => {
-                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, &*typed.values)).map_err(error)?]
+            View::U8(values) => {
+                ort::inputs![spec.name.as_str() => TensorRef::from_array_view((shape, values)).map_err(failed)?]
             }
         };
         if let Some(sizes) = &spec.sizes {
@@ -128,88 +127,23 @@ impl ModelSession {
                 Axes::Nhwc => (shape[2], shape[1]),
             };
             let sides = [width, height].map(|side| i64::try_from(side).unwrap_or(i64::MAX));
-            let tensor = Tensor::from_array(([shape[0], 2], sides.repeat(shape[0]))).map_err(error)?;
+            let tensor = Tensor::from_array(([shape[0], 2], sides.repeat(shape[0]))).map_err(failed)?;
             inputs.push((Cow::Borrowed(sizes.as_str()), tensor.into()));
         }
-        let outputs = self.session.run_with_options(inputs, &selection.0).map_err(error)?;
+        let outputs = self.session.run_with_options(inputs, wanted.options()).map_err(failed)?;
         self.session_ms += watch.elapsed().as_secs_f64() * 1_000.0;
-        Ok(outputs)
+        let found: Vec<Output<'_>> =
+            wanted.specs().iter().map(|spec| values_of(&outputs, spec, name)).collect::<Result<_, _>>()?;
+        then(&found)
     }
 
-    fn run_error(&self, error: &ort::Error) -> InferenceError {
-        InferenceError::Run { model: self.manifest.name().to_owned(), message: error.to_string() }
-    }
-
-    pub(super) fn manifest(&self) -> &ModelManifest {
-        &self.manifest
-    }
-
-    pub(super) fn provider(&self) -> Provider {
-        self.provider
-    }
-
-    pub(super) fn is_fallback(&self) -> bool {
-        self.is_fallback
-    }
-
-    pub(super) fn nodes(&self) -> &NodeCounts {
-        &self.nodes
+    pub(super) fn facts(&self) -> &Arc<Facts> {
+        &self.facts
     }
 
     pub(super) fn session_ms(&self) -> f64 {
         self.session_ms
     }
-
-    /// What the graph's picture input is made of.
-    pub(super) fn element(&self) -> Element {
-        self.element
-    }
-
-    /// Batch the graph insists on; `None`: any.
-    pub(super) fn batch(&self) -> Option<usize> {
-        self.batch
-    }
-}
-
-/// Values and shape of an output, checked for its rank.
-///
-/// # Errors
-/// When the output is missing, is not of numbers or has another rank than its role asks for.
-pub(super) fn values_of<'o>(
-    outputs: &'o SessionOutputs<'_>,
-    spec: &OutputSpec,
-    model: &str,
-) -> Result<(Vec<usize>, Cow<'o, [f32]>), InferenceError> {
-    let run_error = |message: String| InferenceError::Run { model: model.to_owned(), message };
-    let value = outputs.get(&spec.name).ok_or_else(|| run_error(format!("no output `{}`", spec.name)))?;
-    let (shape, values) = numbers(value).map_err(|error| run_error(error.to_string()))?;
-    let channels_differ = !spec.role.is_of_detector()
-        && spec.channels.is_some_and(|channels| shape.get(1).copied() != Some(channels as usize));
-    if rank(spec.role).is_some_and(|rank| rank != shape.len()) || channels_differ {
-        return Err(InferenceError::Shape {
-            model: model.to_owned(),
-            what: format!("shape of output `{}`", spec.name),
-            expected: expected_shape(spec),
-            found: format!("{shape:?}"),
-        });
-    }
-    Ok((shape, values))
-}
-
-/// Any tensor of numbers as f32: class numbers and counts come as integers, half-precision graphs as f16.
-fn numbers(value: &DynValue) -> ort::Result<(Vec<usize>, Cow<'_, [f32]>)> {
-    let sides = |shape: &[i64]| shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
-    if let Ok((shape, values)) = value.try_extract_tensor::<half::f16>() {
-        return Ok((sides(shape), values.iter().map(|value| value.to_f32()).collect()));
-    }
-    if let Ok((shape, values)) = value.try_extract_tensor::<i64>() {
-        return Ok((sides(shape), values.iter().map(|value| *value as f32).collect()));
-    }
-    if let Ok((shape, values)) = value.try_extract_tensor::<i32>() {
-        return Ok((sides(shape), values.iter().map(|value| *value as f32).collect()));
-    }
-    let (shape, values) = value.try_extract_tensor::<f32>()?;
-    Ok((sides(shape), Cow::Borrowed(values)))
 }
 
 fn required(manifest: &ModelManifest, provider: Provider, message: String) -> InferenceError {
@@ -271,8 +205,12 @@ pub(super) fn try_provider(
 ) -> Result<(Session, NodeCounts), String> {
     let choices = plan.companions(index);
     let wants_cpu = choices.iter().any(|choice| choice.provider == Provider::Cpu);
+    let cache_dir = match &plan.cache_dir {
+        Some(dir) => Some(engine_folder(runtime, files, &choices, dir)?),
+        None => None,
+    };
     let dispatches: Vec<_> =
-        choices.into_iter().map(|choice| dispatch(choice, plan.cache_dir.as_deref())).collect::<Result<_, String>>()?;
+        choices.into_iter().map(|choice| dispatch(choice, cache_dir.as_deref())).collect::<Result<_, String>>()?;
     let mut builder = options(runtime, plan, plan.require && !wants_cpu)
         .map_err(|error| error.to_string())?
         .with_execution_providers(dispatches)
@@ -285,6 +223,21 @@ pub(super) fn try_provider(
     let session = builder.commit_from_memory(&files.model).map_err(|error| error.to_string())?;
     let nodes = node_counts(&session).map_err(|error| error.to_string())?;
     Ok((session, nodes))
+}
+
+/// Where compiled engines of these files lie for this machine, made if it is not there.
+fn engine_folder(
+    runtime: &Runtime,
+    files: &Files,
+    choices: &[&ProviderChoice],
+    cache_dir: &Path,
+) -> Result<PathBuf, String> {
+    let weights = files.external.iter().map(|(_, bytes)| Digest::of(bytes));
+    let digests: Vec<Digest> = std::iter::once(Digest::of(&files.model)).chain(weights).collect();
+    let folder = EngineKey::here(&digests, runtime.build_info(), choices).folder(cache_dir);
+    let said = |error: std::io::Error| format!("engine cache {}: {error}", folder.display());
+    std::fs::create_dir_all(&folder).map_err(said)?;
+    Ok(folder)
 }
 
 fn options(runtime: &Runtime, plan: &ProviderPlan, refuse_cpu: bool) -> Result<SessionBuilder, ort::Error> {
@@ -300,24 +253,6 @@ fn options(runtime: &Runtime, plan: &ProviderPlan, refuse_cpu: bool) -> Result<S
         builder = builder.with_disable_cpu_fallback()?;
     }
     Ok(builder)
-}
-
-/// Axes of an output; a detector's layout decides for its own.
-fn rank(role: OutputRole) -> Option<usize> {
-    match role {
-        OutputRole::Features => Some(4),
-        OutputRole::Embedding => Some(2),
-        _ => None,
-    }
-}
-
-fn expected_shape(spec: &OutputSpec) -> String {
-    let channels = spec.channels.map_or("C".to_owned(), |channels| channels.to_string());
-    match spec.role {
-        OutputRole::Features => format!("[N, {channels}, H, W]"),
-        OutputRole::Embedding => format!("[N, {channels}]"),
-        _ => "as its layout says".to_owned(),
-    }
 }
 
 /// Compare the manifest with the loaded graph; dynamic sides (−1) agree with anything. What the picture input is made of,

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::LedgerError;
 use super::store::{self, Meta};
@@ -69,7 +69,7 @@ pub fn copy_online(
         .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))
         .map_err(&on_source)?
         .try_into()
-        .unwrap_or(8192);
+        .unwrap_or(u64::from(store::PAGE_BYTES));
     let mut destination = Connection::open(target).map_err(&on_target)?;
     {
         let backup = Backup::new(&source, &mut destination).map_err(&on_target)?;
@@ -117,6 +117,57 @@ pub fn named_files(copy: &Path) -> Result<Vec<NamedFile>, LedgerError> {
         .prepare("SELECT relative_path, size_bytes, sha256 FROM artifacts ORDER BY captured_at, inspection_id, id")
         .and_then(|mut statement| statement.query_map([], read)?.collect())
         .map_err(on_sqlite)
+}
+
+/// Of `paths`, pictures that the ledger file `copy` names and that have no file: those that the ledger below `state_dir`
+/// has let go since the copy was made are noted in the copy as gone, too. Answers with the others: they are lost.
+///
+/// # Errors
+/// When either cannot be read, or the copy not be written.
+pub fn note_shed(state_dir: &Path, copy: &Path, paths: Vec<String>) -> Result<Vec<String>, LedgerError> {
+    let source = store::open_for_reading(state_dir)?;
+    let source_path = store::database_path(state_dir);
+    let on_source = LedgerError::sqlite(&source_path);
+    let copy_connection = Connection::open(copy).map_err(LedgerError::sqlite(copy))?;
+    let mut lost = Vec::new();
+    for path in paths {
+        let is_named: bool = source
+            .query_row("SELECT EXISTS (SELECT 1 FROM artifacts WHERE relative_path = ?1)", [&path], |row| row.get(0))
+            .map_err(&on_source)?;
+        if is_named {
+            lost.push(path);
+            continue;
+        }
+        // Nothing of it: its whole inspection has expired meanwhile.
+        let gone: Option<(i64, String)> = source
+            .query_row("SELECT gone_at, reason FROM gone_artifacts WHERE relative_path = ?1", [&path], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()
+            .map_err(&on_source)?;
+        note_one(&copy_connection, &path, gone).map_err(LedgerError::sqlite(copy))?;
+    }
+    copy_connection.close().map_err(|(_, error)| LedgerError::sqlite(copy)(error))?;
+    Ok(lost)
+}
+
+fn note_one(copy: &Connection, path: &str, gone: Option<(i64, String)>) -> rusqlite::Result<()> {
+    let (gone_at, reason) = gone.map_or((None, "expired".to_owned()), |(at, reason)| (Some(at), reason));
+    copy.execute_batch("BEGIN IMMEDIATE")?;
+    copy.execute(
+        "INSERT INTO gone_artifacts (captured_at, id, inspection_id, kind, relative_path, content_type, size_bytes,
+            sha256, width_px, height_px, gone_at, reason)
+         SELECT captured_at, id, inspection_id, kind, relative_path, content_type, size_bytes, sha256, width_px,
+            height_px, coalesce(?2, captured_at), ?3 FROM artifacts WHERE relative_path = ?1",
+        params![path, gone_at, reason],
+    )?;
+    copy.execute(
+        "UPDATE retention_totals SET gone_pictures = gone_pictures + 1,
+            gone_bytes = gone_bytes + (SELECT size_bytes FROM artifacts WHERE relative_path = ?1)",
+        [path],
+    )?;
+    copy.execute("DELETE FROM artifacts WHERE relative_path = ?1", [path])?;
+    copy.execute_batch("COMMIT")
 }
 
 /// Begin a new epoch in the restored ledger below `state_dir`: opened, migrated and proved whole first.

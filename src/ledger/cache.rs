@@ -14,6 +14,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::desired::{self, CentralAssignment, CentralRecipe, CentralTable};
+use super::fits::{self, FitState};
+use super::reports::{self, Outcome, Report};
 use super::{LedgerError, LedgerReader};
 use crate::failpoint;
 use crate::types::{Catalogue, Digest, Timestamp};
@@ -36,34 +38,42 @@ pub enum RecipeOrigin {
 /// What is to be noted of provisioning.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProvisionNote {
-    /// The recipe was proved here: the next start uses it.
+    /// The recipe was proved here: it is the one to run.
     Taken { station: String, sha256: Digest },
     /// The recipe cannot be used here.
     Refused { station: String, sha256: Digest, error: String },
-    /// The daemon started the station with this recipe.
+    /// The station runs by this recipe from now on.
     Serving { station: String, sha256: Digest, name: String, origin: RecipeOrigin },
     /// The centre answered, or did not.
     Pulled { error: Option<String> },
+    /// The fit was proved here and lies beside its index.
+    FitTaken { generation_sha256: Digest, sha256: Digest },
+    /// The fit cannot be used here.
+    FitRefused { generation_sha256: Digest, sha256: Digest, error: String },
+    /// The centre's fit is gone from beside its index.
+    FitGone { generation_sha256: Digest },
+    /// The centre has the reports up to this number.
+    Reported { number: i64 },
 }
 
 /// The recipe of one station.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StationRecipe {
     pub station: String,
-    /// Of the centre, proved here; the next start uses it.
+    /// Of the centre, proved here: a running daemon takes it up within seconds, one that stands still at its start.
     pub taken_sha256: Option<Digest>,
     pub taken_at: Option<Timestamp>,
     pub previous_sha256: Option<Digest>,
     /// The last one that cannot be used here, and why.
     pub refused_sha256: Option<Digest>,
     pub refused_error: Option<String>,
-    /// What the daemon started the station with.
+    /// What the daemon runs the station with, or ran it with last.
     pub serving_sha256: Option<Digest>,
     pub serving_name: Option<String>,
     pub serving_origin: Option<String>,
     pub serving_since: Option<Timestamp>,
-    /// Whether `taken_sha256` takes over at the next start.
-    pub waits_for_restart: bool,
+    /// Whether `taken_sha256` is not in service yet.
+    pub is_waiting: bool,
 }
 
 /// How far one table has come down.
@@ -99,6 +109,7 @@ pub struct Provisioning {
     /// The first ones.
     pub set_aside: Vec<SetAside>,
     pub stations: Vec<StationRecipe>,
+    pub fits: Vec<FitState>,
 }
 
 /// The recipe that a station is to run.
@@ -110,47 +121,125 @@ pub struct DesiredRecipe {
 }
 
 pub(super) fn note(connection: &Connection, note: &ProvisionNote, now: Timestamp) -> rusqlite::Result<Value> {
-    let now = now.as_micros();
     match note {
-        ProvisionNote::Taken { station, sha256 } => connection.execute(
-            "INSERT INTO station_recipes (station, taken_sha256, taken_at) VALUES (?1, ?2, ?3)
-             ON CONFLICT (station) DO UPDATE SET taken_sha256 = excluded.taken_sha256, taken_at = excluded.taken_at,
-                previous_sha256 = iif(taken_sha256 IS excluded.taken_sha256, previous_sha256, taken_sha256),
-                refused_sha256 = NULL, refused_error = NULL, refused_at = NULL
-             WHERE taken_sha256 IS NOT excluded.taken_sha256 OR refused_sha256 IS NOT NULL",
-            params![station, sha256.as_bytes(), now],
-        )?,
-        ProvisionNote::Refused { station, sha256, error } => connection.execute(
-            "INSERT INTO station_recipes (station, refused_sha256, refused_error, refused_at) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (station) DO UPDATE SET refused_sha256 = excluded.refused_sha256,
-                refused_error = excluded.refused_error, refused_at = excluded.refused_at",
-            params![station, sha256.as_bytes(), error, now],
-        )?,
+        ProvisionNote::Taken { station, sha256 } => take(connection, station, *sha256, now),
+        ProvisionNote::Refused { station, sha256, error } => refuse(connection, station, *sha256, error, now),
         ProvisionNote::Serving { station, sha256, name, origin } => {
-            let origin = if *origin == RecipeOrigin::Central { "central" } else { "file" };
-            connection.execute(
-                "INSERT INTO station_recipes (station, serving_sha256, serving_name, serving_origin, serving_since)
-                    VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (station) DO UPDATE SET serving_sha256 = excluded.serving_sha256,
-                    serving_name = excluded.serving_name, serving_origin = excluded.serving_origin,
-                    serving_since = excluded.serving_since",
-                params![station, sha256.as_bytes(), name, origin, now],
-            )?
+            serve(connection, station, *sha256, (name, *origin), now)
         }
-        ProvisionNote::Pulled { error: None } => connection.execute(
+        ProvisionNote::Pulled { error } => pulled(connection, error.as_deref(), now),
+        ProvisionNote::FitTaken { generation_sha256, sha256 } => {
+            fits::take(connection, *generation_sha256, *sha256, now)
+        }
+        ProvisionNote::FitRefused { generation_sha256, sha256, error } => {
+            fits::refuse(connection, *generation_sha256, *sha256, error, now)
+        }
+        ProvisionNote::FitGone { generation_sha256 } => fits::give_up(connection, *generation_sha256, now),
+        ProvisionNote::Reported { number } => reports::forget(connection, *number),
+    }
+    .map(|()| Value::Null)
+}
+
+fn take(connection: &Connection, station: &str, sha256: Digest, now: Timestamp) -> rusqlite::Result<()> {
+    let before = state_of(connection, station)?;
+    connection.execute(
+        "INSERT INTO station_recipes (station, taken_sha256, taken_at) VALUES (?1, ?2, ?3)
+         ON CONFLICT (station) DO UPDATE SET taken_sha256 = excluded.taken_sha256, taken_at = excluded.taken_at,
+            previous_sha256 = iif(taken_sha256 IS excluded.taken_sha256, previous_sha256, taken_sha256),
+            refused_sha256 = NULL, refused_error = NULL, refused_at = NULL
+         WHERE taken_sha256 IS NOT excluded.taken_sha256 OR refused_sha256 IS NOT NULL",
+        params![station, sha256.as_bytes(), now.as_micros()],
+    )?;
+    // What serves is wanted again after another was refused: the refusal is no longer the last word.
+    if before.refused.is_some() && before.serving_sha256 == Some(sha256) {
+        report(connection, station, (sha256, Some(sha256)), Outcome::Serving, None, now)?;
+    }
+    Ok(())
+}
+
+fn refuse(connection: &Connection, station: &str, sha256: Digest, error: &str, now: Timestamp) -> rusqlite::Result<()> {
+    let before = state_of(connection, station)?;
+    connection.execute(
+        "INSERT INTO station_recipes (station, refused_sha256, refused_error, refused_at) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (station) DO UPDATE SET refused_sha256 = excluded.refused_sha256,
+            refused_error = excluded.refused_error, refused_at = excluded.refused_at",
+        params![station, sha256.as_bytes(), error, now.as_micros()],
+    )?;
+    if before.refused == Some((sha256, error.to_owned())) {
+        return Ok(());
+    }
+    report(connection, station, (sha256, before.serving_sha256), Outcome::Refused, Some(error), now)
+}
+
+fn serve(
+    connection: &Connection,
+    station: &str,
+    sha256: Digest,
+    (name, origin): (&str, RecipeOrigin),
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let before = state_of(connection, station)?;
+    let origin_text = if origin == RecipeOrigin::Central { "central" } else { "file" };
+    connection.execute(
+        "INSERT INTO station_recipes (station, serving_sha256, serving_name, serving_origin, serving_since)
+            VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (station) DO UPDATE SET serving_sha256 = excluded.serving_sha256,
+            serving_name = excluded.serving_name, serving_origin = excluded.serving_origin,
+            serving_since = excluded.serving_since",
+        params![station, sha256.as_bytes(), name, origin_text, now.as_micros()],
+    )?;
+    if before.serving_sha256 == Some(sha256) {
+        return Ok(());
+    }
+    let detail = (origin == RecipeOrigin::File).then_some("from a file of the device");
+    report(connection, station, (sha256, before.serving_sha256), Outcome::Serving, detail, now)
+}
+
+fn pulled(connection: &Connection, error: Option<&str>, now: Timestamp) -> rusqlite::Result<()> {
+    let now = now.as_micros();
+    match error {
+        None => connection.execute(
             "INSERT INTO pull_state VALUES (1, ?1, NULL, NULL)
              ON CONFLICT (only_row) DO UPDATE SET pulled_at = excluded.pulled_at, error = NULL, error_at = NULL
              WHERE error IS NOT NULL OR pulled_at IS NULL OR pulled_at NOT BETWEEN ?1 - ?2 AND ?1",
             params![now, NOTED_EVERY_US],
-        )?,
-        ProvisionNote::Pulled { error: Some(error) } => connection.execute(
+        ),
+        Some(error) => connection.execute(
             "INSERT INTO pull_state VALUES (1, NULL, ?1, ?2)
              ON CONFLICT (only_row) DO UPDATE SET error = excluded.error, error_at = excluded.error_at
              WHERE error IS NOT excluded.error",
             params![error, now],
-        )?,
-    };
-    Ok(Value::Null)
+        ),
+    }
+    .map(drop)
+}
+
+/// What is noted of a station's recipe.
+#[derive(Default)]
+struct Noted {
+    serving_sha256: Option<Digest>,
+    refused: Option<(Digest, String)>,
+}
+
+fn state_of(connection: &Connection, station: &str) -> rusqlite::Result<Noted> {
+    let sql = "SELECT serving_sha256, refused_sha256, refused_error FROM station_recipes WHERE station = ?1";
+    let noted = connection.query_row(sql, params![station], |row| {
+        let refused = digest(row, 1)?.zip(row.get::<_, Option<String>>(2)?);
+        Ok(Noted { serving_sha256: digest(row, 0)?, refused })
+    });
+    Ok(noted.optional()?.unwrap_or_default())
+}
+
+fn report(
+    connection: &Connection,
+    station: &str,
+    (sha256, previous_sha256): (Digest, Option<Digest>),
+    outcome: Outcome,
+    detail: Option<&str>,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let report = Report { subject_kind: "recipe", subject: station, sha256, previous_sha256, outcome, detail };
+    reports::add(connection, &report, now)
 }
 
 /// Where the recipe of this digest lies below a state folder.
@@ -243,7 +332,7 @@ fn read_station(row: &Row<'_>) -> rusqlite::Result<StationRecipe> {
         refused_error: row.get(5)?,
         serving_sha256,
         serving_name: row.get(7)?,
-        waits_for_restart: serving_origin.as_deref() == Some("central")
+        is_waiting: serving_origin.as_deref() == Some("central")
             && taken_sha256.is_some()
             && taken_sha256 != serving_sha256,
         serving_origin,
@@ -355,6 +444,13 @@ impl LedgerReader {
         let set_aside = self.list(sql, params![SET_ASIDE_SHOWN_MAX as i64], |row| {
             Ok(SetAside { table: row.get(0)?, key: row.get(1)?, change_seq: row.get(2)?, error: row.get(3)? })
         })?;
-        Ok(Provisioning { pulled_at, error, tables, set_aside, stations: self.station_recipes()? })
+        Ok(Provisioning {
+            pulled_at,
+            error,
+            tables,
+            set_aside,
+            stations: self.station_recipes()?,
+            fits: self.fit_states()?,
+        })
     }
 }

@@ -18,9 +18,9 @@ use tracing::warn;
 use super::LedgerError;
 
 /// The log is moved into the file each time it has grown by so many pages: 8 MiB.
-const LOG_PAGES_PER_CHECKPOINT: i32 = 1_000;
+const LOG_PAGES_PER_CHECKPOINT: i32 = 2_000;
 /// Here the writer itself moves what is left, so that the log ends: 64 MiB.
-const LOG_PAGES_MAX: i32 = 8_000;
+const LOG_PAGES_MAX: i32 = 16_000;
 
 thread_local! {
     /// Pages in the log after this thread's last commit.

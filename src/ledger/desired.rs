@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::catalogue;
 use super::reviews::refused;
+use super::{catalogue, fits};
 use crate::types::{AccessPolicy, Catalogue, Category, Color, Digest, Kit, Part, PartRelation, Timestamp};
 
 /// Newest layout of a row that this program understands.
@@ -33,10 +33,11 @@ pub enum CentralTable {
     Kits,
     Recipes,
     Assignments,
+    Fits,
 }
 
 impl CentralTable {
-    pub const ALL: [CentralTable; 8] = [
+    pub const ALL: [CentralTable; 9] = [
         CentralTable::Categories,
         CentralTable::Colors,
         CentralTable::Parts,
@@ -45,6 +46,7 @@ impl CentralTable {
         CentralTable::Kits,
         CentralTable::Recipes,
         CentralTable::Assignments,
+        CentralTable::Fits,
     ];
 
     /// Its name at the centre.
@@ -59,6 +61,7 @@ impl CentralTable {
             CentralTable::Kits => "kits",
             CentralTable::Recipes => "recipes",
             CentralTable::Assignments => "recipe_assignments",
+            CentralTable::Fits => "fits",
         }
     }
 
@@ -211,6 +214,7 @@ fn key_of(table: CentralTable, body: &str) -> Result<String, String> {
             recipe.sha256.to_string()
         }
         CentralTable::Assignments => parsed::<CentralAssignment>(body)?.station.unwrap_or_else(|| "*".to_owned()),
+        CentralTable::Fits => fits::key_of(body)?,
     })
 }
 
@@ -375,7 +379,7 @@ fn apply(connection: &Connection, table: CentralTable, body: &str) -> Result<(),
         CentralTable::Policies => batch.policies.push(parsed(body).map_err(refused)?),
         CentralTable::Kits => batch.kits.push(parsed(body).map_err(refused)?),
         // Used from where they lie: see `cache`.
-        CentralTable::Recipes => return Ok(()),
+        CentralTable::Recipes | CentralTable::Fits => return Ok(()),
         CentralTable::Assignments => {
             let assignment: CentralAssignment = parsed(body).map_err(refused)?;
             let sha256 = assignment
@@ -442,7 +446,7 @@ fn withdraw(connection: &Connection, table: CentralTable, key: &str, now: Timest
             connection.execute("DELETE FROM kit_parts WHERE kit_code = ?1", [key])?;
             connection.execute("DELETE FROM kits WHERE kit_code = ?1", [key])
         }
-        CentralTable::Recipes | CentralTable::Assignments => Ok(0),
+        CentralTable::Recipes | CentralTable::Assignments | CentralTable::Fits => Ok(0),
     }
     .map(drop)
 }

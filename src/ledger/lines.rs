@@ -18,6 +18,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::LedgerError;
+use crate::failpoint;
 use crate::types::Digest;
 
 /// Longest line: a unit of 256 items with all candidates stays far below.
@@ -57,6 +58,7 @@ impl LinesWriter {
     /// Write one record; answers with its digest.
     pub fn record(&mut self, tag: &str, json: &str) -> Result<Digest, LedgerError> {
         self.records += 1;
+        failpoint::hit("export.record");
         self.line(tag, json)
     }
 
@@ -86,7 +88,9 @@ impl LinesWriter {
             file.flush().map_err(on_io)?;
             file.get_ref().sync_all().map_err(on_io)?;
         }
+        failpoint::hit("export.synced");
         fs::rename(&self.partial, &self.target).map_err(LedgerError::io("rename into", &self.target))?;
+        failpoint::hit("export.published");
         self.file = None;
         let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(LedgerError::io("sync", parent))?;

@@ -19,6 +19,8 @@ mod desired;
 mod disk;
 mod error;
 mod export;
+mod fits;
+mod gone;
 mod handle;
 mod holds;
 mod kits;
@@ -30,6 +32,7 @@ mod reader;
 mod receipt;
 mod refusals;
 mod repair;
+mod reports;
 mod retention;
 mod reviews;
 mod rows;
@@ -43,7 +46,7 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
-pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files};
+pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files, note_shed};
 pub use cache::{
     CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
     placed_recipe, placed_recipes, prune_recipes, recipe_path,
@@ -53,12 +56,15 @@ pub use desired::{CENTRAL_FORMAT, CentralPage, CentralRecipe, CentralRow, Centra
 pub use disk::free_bytes;
 pub use error::LedgerError;
 pub use export::{Exported, ParcelHeader, ParcelRecord, read_parcel};
+pub use fits::{CentralFit, FitState, generation_name};
+pub use gone::{GonePicture, GoneReason};
 pub use handle::{Ledger, Pending};
 pub use pack::{Packed, PackedUnit, Span};
 pub use quarantine::{QuarantineKind, QuarantinedUnit};
 pub use reader::{Counters, LedgerReader, OutboxStatus, ParkedUnit};
 pub use receipt::{AcknowledgedBatch, Settled, write_receipt};
 pub use repair::{Correction, Listed, Repair, repair};
+pub use reports::ProvisionReport;
 pub use reviews::NewReview;
 pub use scrub::{Scrub, ScrubPace, ScrubReport};
 pub use sent::{Cell, Kind, RowSink, SENT_TABLES, SentTable};

@@ -11,6 +11,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 use serde::Serialize;
 
 use super::holds::HELD;
+use crate::failpoint;
 use crate::types::{Digest, Timestamp};
 
 /// Which picture: its inspection's id and its own.
@@ -143,6 +144,7 @@ fn remove_pictures(
         done.bytes += u64::try_from(size_bytes).unwrap_or(0);
         done.paths.push(path);
     }
+    failpoint::hit("retention.pictures.savepoint");
     count_gone(connection, done.count, done.bytes)?;
     Ok(done)
 }
@@ -193,6 +195,7 @@ fn remove_detail(connection: &Connection, numbers: &[i64], before: Timestamp) ->
     for number in numbers {
         let Some(id) = free_to_go(connection, *number, before, "v.is_brief = 0")? else { continue };
         delete_detail(connection, id)?;
+        failpoint::hit("retention.detail.half");
         cached(connection, "UPDATE delivered_inspections SET is_brief = 1 WHERE number = ?1")?.execute([number])?;
         done.count += 1;
     }

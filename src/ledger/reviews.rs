@@ -52,7 +52,8 @@ pub(super) fn insert_review(connection: &Connection, review: &NewReview, now: Ti
             let sql = "SELECT id FROM items WHERE inspection_id = ?1 AND ordinal = ?2";
             let found =
                 connection.query_row(sql, params![inspection.as_bytes(), ordinal], |row| row.get(0)).optional()?;
-            ("item", found.ok_or_else(|| refused(format!("the inspection has no item {ordinal}")))?)
+            let Some(found) = found else { return Err(no_item(connection, inspection, ordinal)?) };
+            ("item", found)
         }
     };
     if let Some(undone) = review.undoes_id {
@@ -103,6 +104,21 @@ pub(super) fn insert_review(connection: &Connection, review: &NewReview, now: Ti
         .execute(params![now.as_micros(), id.as_bytes()])?;
     connection.execute("UPDATE outbox_state SET committed_total = committed_total + 1", [])?;
     connection.query_row(&format!("{REVIEW} WHERE r.id = ?1"), [id.as_bytes()], read_review)
+}
+
+/// Why there is no row of an item: it expired, or there never was one. The record outlives the rows.
+fn no_item(connection: &Connection, inspection: Uuid, ordinal: u32) -> rusqlite::Result<rusqlite::Error> {
+    let sql = "SELECT i.code FROM inspections i WHERE i.id = ?1 AND EXISTS (
+            SELECT 1 FROM json_each(i.record, '$.items') t WHERE json_extract(t.value, '$.ordinal') = ?2)";
+    let code: Option<String> =
+        connection.query_row(sql, params![inspection.as_bytes(), ordinal], |row| row.get(0)).optional()?;
+    Ok(refused(match code {
+        Some(code) => format!(
+            "the detail of {code} has expired (storage.detail_days after it was delivered), so its item {ordinal} can \
+             not be reviewed by itself any more; confirm the inspection as a whole, as {code}"
+        ),
+        None => format!("the inspection has no item {ordinal}"),
+    }))
 }
 
 fn insert_template(connection: &Connection, review_id: Uuid, template: &LearnedTemplate) -> rusqlite::Result<()> {

@@ -23,6 +23,8 @@ mod embedded {
     refinery::embed_migrations!("migrations/ledger");
 }
 
+/// Of a new ledger, bytes; an older one keeps the 8 KiB it was made with.
+pub(super) const PAGE_BYTES: u32 = 4_096;
 /// "LOUP": what `PRAGMA application_id` says of a ledger.
 const APPLICATION_ID: i32 = 0x4c4f_5550;
 /// How long a reader waits for the writer's checkpoint.
@@ -73,7 +75,9 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
     failpoint::hit("ledger.open.created");
     if is_empty(&connection, &path)? {
         // Takes effect only before the first page is written.
-        connection.execute_batch("PRAGMA page_size = 8192; PRAGMA application_id = 0x4c4f5550;").map_err(&on_sqlite)?;
+        connection
+            .execute_batch(&format!("PRAGMA page_size = {PAGE_BYTES}; PRAGMA application_id = 0x4c4f5550;"))
+            .map_err(&on_sqlite)?;
     }
     failpoint::hit("ledger.open.identified");
     check_application_id(&connection, &path)?;
@@ -97,6 +101,9 @@ pub(super) fn open(state_dir: &Path, clock: &Clock) -> Result<Store, LedgerError
     if !was_clean {
         recover(&connection, state_dir, &path)?;
     }
+    // What a savepoint may have to take back is a copy of each page it touches; beyond 64 KiB SQLite puts them into a
+    // file, made and removed in each commit. Not before the migrations: those may sort whole tables.
+    connection.execute_batch("PRAGMA temp_store = MEMORY;").map_err(&on_sqlite)?;
     Ok(Store { connection, lock, meta })
 }
 

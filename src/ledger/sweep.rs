@@ -19,6 +19,7 @@ use super::retention::{Gone, PictureKey, Step, StepDone};
 use super::usage::days_before;
 use super::{LedgerError, disk};
 use crate::clock::{Clock, Stopwatch};
+use crate::failpoint;
 use crate::limits::{RETENTION_ROWS_PER_READ, RETENTION_ROWS_PER_STEP};
 use crate::types::{DiskLevel, StoragePolicy, Timestamp};
 
@@ -201,8 +202,10 @@ impl Sweep {
         let stopwatch = Stopwatch::start();
         let done = self.ledger.retain(step)?;
         let dir = artifacts_dir(self.ledger.state_dir());
+        failpoint::hit("retention.step.done");
         for path in &done.paths {
             remove_file(&dir.join(path));
+            failpoint::hit("retention.file.removed");
         }
         swept.is_cut_short |= !pace(stopwatch.elapsed());
         Ok(done)

@@ -6,7 +6,6 @@
 //! Thread: one locator a worker. Overload: none of its own; a tiled frame costs one inference a tile.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +14,8 @@ use super::segment::{self, BoxMask};
 use super::tiles::{self, Piece};
 use super::{Detection, nms};
 use crate::inference::{
-    DetectorLayout, DetectorModel, InferenceError, Letterbox, ModelManifest, NodeCounts, OutputRole, ProviderPlan,
-    RawOutputs, Runtime,
+    DetectorLayout, DetectorModel, Host, InferenceError, Letterbox, ModelHealth, ModelManifest, NodeCounts, OutputRole,
+    ProviderPlan, RawOutputs,
 };
 use crate::limits;
 use crate::types::{BoundingBox, Image, Provider};
@@ -118,12 +117,12 @@ impl DetectorLocator {
     /// # Errors
     /// As [`DetectorModel::open`], and when the options name a class that the model has not.
     pub fn open(
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         manifest: &ModelManifest,
         plan: &ProviderPlan,
         options: DetectorOptions,
     ) -> Result<DetectorLocator, LocateError> {
-        let model = DetectorModel::open(runtime, manifest, plan)?;
+        let model = DetectorModel::open(host, manifest, plan)?;
         let classes = manifest.classes().to_vec();
         let thresholds = thresholds(manifest, &options)?;
         // `DetectorModel::open` refuses a manifest without layout.
@@ -172,6 +171,12 @@ impl DetectorLocator {
     #[must_use]
     pub fn session_ms(&self) -> f64 {
         self.model.session_ms()
+    }
+
+    /// How the model is doing, where stations share it.
+    #[must_use]
+    pub fn health(&self) -> &ModelHealth {
+        self.model.health()
     }
 
     /// Names of the classes, in the order of the model's output.

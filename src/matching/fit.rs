@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MatchError;
 use super::store;
+use crate::failpoint;
 use crate::types::Digest;
 
 /// Layout of the file; raised when an older reader would misread it.
@@ -153,13 +154,23 @@ impl Fit {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(MatchError::io("read", path)(error)),
         };
+        let fit = Self::parse(&bytes, path)?;
+        if fit.generation_sha256 != generation_sha256 {
+            let fault = format!("it is the fit of generation {}…", fit.generation_sha256.short());
+            return Err(MatchError::Fit { path: path.to_owned(), fault });
+        }
+        Ok(Some((fit, Digest::of(&bytes))))
+    }
+
+    /// The fit in the text of a fit's file, checked; `path` is for the message.
+    ///
+    /// # Errors
+    /// When it is damaged, or of a layout that this version does not read.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, MatchError> {
         let fault = |fault: String| MatchError::Fit { path: path.to_owned(), fault };
-        let fit: Self = serde_json::from_slice(&bytes).map_err(|error| fault(error.to_string()))?;
+        let fit: Self = serde_json::from_slice(bytes).map_err(|error| fault(error.to_string()))?;
         if fit.format != FORMAT {
             return Err(fault(format!("it has format {}, this version reads {FORMAT}", fit.format)));
-        }
-        if fit.generation_sha256 != generation_sha256 {
-            return Err(fault(format!("it is the fit of generation {}…", fit.generation_sha256.short())));
         }
         for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
             let Weights { similarity, size, group, none } = scorer.weights;
@@ -174,7 +185,7 @@ impl Fit {
                 return Err(fault("a weight is not a number or a threshold is not 0 to 1".to_owned()));
             }
         }
-        Ok(Some((fit, Digest::of(&bytes))))
+        Ok(fit)
     }
 
     /// Write the fit where [`Fit::load`] finds it, whole or not at all; its path.
@@ -183,15 +194,10 @@ impl Fit {
     /// When the folder cannot be written.
     pub fn store(&self, dir: &Path, name: &str) -> Result<PathBuf, MatchError> {
         let path = Self::path(dir, name);
-        let folder = dir.join(FOLDER);
-        std::fs::create_dir_all(&folder).map_err(MatchError::io("create", &folder))?;
         let mut bytes = serde_json::to_vec_pretty(self)
             .map_err(|error| MatchError::Fit { path: path.clone(), fault: error.to_string() })?;
         bytes.push(b'\n');
-        let temporary = path.with_extension("json.part");
-        store::write_synced(&temporary, &bytes)?;
-        std::fs::rename(&temporary, &path).map_err(MatchError::io("rename", &path))?;
-        store::sync_dir(&folder)?;
+        write(&path, &bytes)?;
         Ok(path)
     }
 
@@ -204,6 +210,18 @@ impl Fit {
     ) -> Self {
         Self { format: FORMAT, generation_sha256, target_error, rows, plain, sized }
     }
+}
+
+/// Write a fit's text whole or not at all; its folder is made where there is none.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), MatchError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    store::make_durably(folder)?;
+    let temporary = path.with_extension("json.part");
+    store::write_synced(&temporary, bytes)?;
+    failpoint::hit("index.fit.written");
+    std::fs::rename(&temporary, path).map_err(MatchError::io("rename", path))?;
+    failpoint::hit("index.fit.renamed");
+    store::sync_dir(folder)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //!
 //! Threads: everything runs on the caller's; one [`PartIndex`] serves several.
 
+pub mod borrowed;
 mod build;
 pub mod catalogue;
 mod clusters;
@@ -56,5 +57,5 @@ pub use outline::Outline;
 pub use rank::{AcceptRule, CANDIDATES};
 pub use search::PartIndex;
 pub use sizes::Sizes;
-pub use store::Quarantined;
+pub use store::{Quarantined, current_name};
 pub use verify::{Verification, verify};

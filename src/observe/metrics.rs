@@ -111,11 +111,34 @@ struct Inner {
     stages: Family<StageLabel, Histogram, fn() -> Histogram>,
     provider: Family<ModelLabels, Gauge>,
     fallback: Family<ModelLabel, Gauge>,
+    models: ModelFamilies,
     uplink_up: Gauge,
     uplink_lag: FloatGauge,
     disk_free: Gauge,
     disk_level: Gauge,
     gpu: GpuFamilies,
+}
+
+/// How a model is doing: what [`Metrics::set_model`] is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelGauges {
+    pub is_ready: bool,
+    pub faults: u64,
+    pub rebuilds: u64,
+    pub failed_rebuilds: u64,
+    /// Runs of a shared session, and the requests they answered.
+    pub batches: u64,
+    pub requests: u64,
+}
+
+#[derive(Debug, Default)]
+struct ModelFamilies {
+    up: Family<ModelLabel, Gauge>,
+    faults: Family<ModelLabel, Counter>,
+    rebuilds: Family<ModelLabel, Counter>,
+    failed_rebuilds: Family<ModelLabel, Counter>,
+    batches: Family<ModelLabel, Counter>,
+    requests: Family<ModelLabel, Counter>,
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +175,7 @@ impl Metrics {
             stages: Family::new_with_constructor(stage_histogram),
             provider: Family::default(),
             fallback: Family::default(),
+            models: ModelFamilies::default(),
             uplink_up: Gauge::default(),
             uplink_lag: FloatGauge::default(),
             disk_free: Gauge::default(),
@@ -226,6 +250,21 @@ impl Metrics {
         };
         self.0.provider.get_or_create(&labels).set(1);
         self.0.fallback.get_or_create(&ModelLabel { model: model.to_owned() }).set(i64::from(is_fallback));
+    }
+
+    /// How a station's model is doing; the counters are its totals.
+    pub fn set_model(&self, model: &str, gauges: ModelGauges) {
+        let (families, label) = (&self.0.models, ModelLabel { model: model.to_owned() });
+        families.up.get_or_create(&label).set(i64::from(gauges.is_ready));
+        for (family, total) in [
+            (&families.faults, gauges.faults),
+            (&families.rebuilds, gauges.rebuilds),
+            (&families.failed_rebuilds, gauges.failed_rebuilds),
+            (&families.batches, gauges.batches),
+            (&families.requests, gauges.requests),
+        ] {
+            family.get_or_create(&label).inner().store(total, Ordering::Relaxed);
+        }
     }
 
     pub fn set_uplink(&self, uplink: UplinkGauges) {
@@ -304,6 +343,17 @@ impl Inner {
             "1 when a model does not run where its plan wants it first",
             self.fallback.clone(),
         );
+        let models = &self.models;
+        r.register("model_up", "1 while every session of a station's model can answer", models.up.clone());
+        r.register("model_faults", "Times that the device failed under a session of the model", models.faults.clone());
+        r.register("model_rebuilds", "Sessions that were opened again after a fault", models.rebuilds.clone());
+        r.register(
+            "model_rebuild_failures",
+            "Attempts to open a session again that failed",
+            models.failed_rebuilds.clone(),
+        );
+        r.register("model_batches", "Runs of the session that workers share", models.batches.clone());
+        r.register("model_batched_requests", "Requests that those runs answered", models.requests.clone());
     }
 
     fn register_ledger_and_uplink(&mut self) {
@@ -340,7 +390,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::{GpuStat, LedgerTotals, Metrics, Timings, UplinkGauges, Verdict};
+    use super::{GpuStat, LedgerTotals, Metrics, ModelGauges, Timings, UplinkGauges, Verdict};
 
     fn check(text: &str, line: &str) {
         assert!(text.lines().any(|l| l == line), "no line `{line}` in:\n{text}");
@@ -391,10 +441,15 @@ mod tests {
     fn providers_and_gpus_show_what_is_known_only() {
         let metrics = Metrics::new();
         metrics.set_provider("lite0", "cpu", Some("cuda"), true);
+        let gauges = ModelGauges { faults: 2, batches: 3, requests: 12, ..ModelGauges::default() };
+        metrics.set_model("belt/embed", gauges);
         metrics.set_gpus(&[GpuStat { gpu_index: 1, gpu_util_pct: Some(50.0), ..GpuStat::default() }]);
         let text = metrics.render();
         check(&text, "loupe_model_provider_info{model=\"lite0\",provider=\"cpu\",required=\"cuda\"} 1");
         check(&text, "loupe_model_provider_fallback{model=\"lite0\"} 1");
+        check(&text, "loupe_model_up{model=\"belt/embed\"} 0");
+        check(&text, "loupe_model_faults_total{model=\"belt/embed\"} 2");
+        check(&text, "loupe_model_batched_requests_total{model=\"belt/embed\"} 12");
         check(&text, "loupe_gpu_utilization_ratio{gpu=\"1\"} 0.5");
         assert!(!text.contains("loupe_gpu_power_watts{"));
     }

@@ -9,4 +9,4 @@ pub mod log;
 mod metrics;
 
 pub use gpu::{GpuError, GpuSampler};
-pub use metrics::{LedgerTotals, METRICS_CONTENT_TYPE, Metrics, STAGE_BUCKETS_S, UplinkGauges};
+pub use metrics::{LedgerTotals, METRICS_CONTENT_TYPE, Metrics, ModelGauges, STAGE_BUCKETS_S, UplinkGauges};

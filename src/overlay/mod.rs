@@ -5,8 +5,10 @@
 mod canvas;
 mod font;
 mod heat;
+mod surface;
 
 pub use heat::draw_heatmap;
+pub use surface::{draw_beside, draw_mask, draw_regions};
 
 use crate::types::{Image, Inspection, Item, Verdict};
 use canvas::{Canvas, Colour};
@@ -29,6 +31,8 @@ pub fn draw_inspection(image: &Image, inspection: &Inspection) -> Image {
     for item in &inspection.items {
         label(&mut canvas, item, scale);
     }
+    let regions = inspection.anomaly.as_ref().map_or(&[][..], |anomaly| &anomaly.surface.regions);
+    surface::mark(&mut canvas, regions, scale);
     banner(&mut canvas, inspection, scale + 1);
     canvas.into_image().unwrap_or_else(|| image.clone())
 }

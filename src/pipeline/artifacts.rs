@@ -1,6 +1,10 @@
 //! Which pictures an inspection keeps, and their making.
 
-use crate::anomaly::ScoreMap;
+use std::path::Path;
+
+use tracing::warn;
+
+use crate::anomaly::{self, ScoreMap};
 use crate::capture::{self, CaptureError};
 use crate::config::ArtifactPolicy;
 use crate::ledger::NewArtifact;
@@ -14,6 +18,9 @@ const FRAME_QUALITY: u8 = 95;
 /// Widest thumbnail, pixels.
 const THUMBNAIL_WIDTH_PX: u32 = 256;
 
+/// Widest half of a comparison, pixels.
+const COMPARISON_WIDTH_PX: u32 = 640;
+
 /// What the pictures are made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Material<'a> {
@@ -21,6 +28,8 @@ pub struct Material<'a> {
     /// The file's own bytes, where the frame came as a file.
     pub encoded: Option<&'a [u8]>,
     pub map: Option<&'a ScoreMap>,
+    /// A small copy of the learnt picture that is most alike.
+    pub nearest: Option<&'a Path>,
 }
 
 /// Make the pictures that `policy` keeps of `inspection`.
@@ -49,12 +58,45 @@ pub fn make(
             let high = (2.0 * anomaly.pixel_threshold_raw).max(f32::MIN_POSITIVE);
             let heat = overlay::draw_heatmap(material.image, &map.data, map.width, map.height, 0.0, high);
             artifacts.push(jpeg(ArtifactKind::Heatmap, &heat, PICTURE_QUALITY)?);
+            if anomaly.surface.region_count > 0 {
+                artifacts.push(mask(material.image, map, anomaly.pixel_threshold_raw)?);
+                artifacts.extend(comparison(inspection, material)?);
+            }
         }
     }
     if is_exception {
         artifacts.push(frame(inspection, material)?);
     }
     Ok(artifacts)
+}
+
+/// White where the map is above the pixel threshold, of the frame's size.
+fn mask(image: &Image, map: &ScoreMap, threshold: f32) -> Result<NewArtifact, CaptureError> {
+    let mask = overlay::draw_mask(&anomaly::mask(map, threshold, image.width_px(), image.height_px()), image);
+    Ok(NewArtifact {
+        kind: ArtifactKind::Mask,
+        content_type: "image/png".to_owned(),
+        extension: "png".to_owned(),
+        bytes: capture::encode_png(&mask)?,
+        width_px: mask.width_px(),
+        height_px: mask.height_px(),
+    })
+}
+
+/// The frame with its defects beside the learnt picture that is most alike; `None` where that cannot be read.
+fn comparison(inspection: &Inspection, material: Material<'_>) -> Result<Option<NewArtifact>, CaptureError> {
+    let Some(path) = material.nearest else { return Ok(None) };
+    let nearest = match capture::read_image(path) {
+        Ok(nearest) => nearest,
+        Err(error) => {
+            warn!(source = inspection.source, error = %error, "no comparison: the bank's picture cannot be read");
+            return Ok(None);
+        }
+    };
+    let regions = inspection.anomaly.as_ref().map_or(&[][..], |anomaly| &anomaly.surface.regions);
+    let marked = overlay::draw_regions(material.image, regions);
+    let marked = capture::resize_to_width(&marked, COMPARISON_WIDTH_PX)?;
+    jpeg(ArtifactKind::Comparison, &overlay::draw_beside(&marked, &nearest), PICTURE_QUALITY).map(Some)
 }
 
 fn jpeg(kind: ArtifactKind, image: &Image, quality: u8) -> Result<NewArtifact, CaptureError> {

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+
+use tracing::warn;
 
 use super::provenance::{FIT_CALIBRATION, Provenance};
 use crate::anomaly::{AnomalyError, GraphSurface, PatchCore, Surface};
 use crate::capture::{self, CaptureError};
 use crate::config::{AnomalyStage, LocateStage, Recipe, StageProviders, SurfaceSource};
-use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
+use crate::inference::{FeatureModel, Host, InferenceError, ModelHealth, ModelManifest};
 use crate::locate::{BlobLocator, DetectorLocator, LocateError};
 use crate::matching::catalogue::{self, CatalogueError};
 use crate::matching::{DeltaCell, Deltas, LiveIndex, MatchError};
 use crate::measure::ColourTable;
 use crate::quality::Reference;
-use crate::types::{Digest, Provider};
+use crate::types::{BoundingBox, Digest, Image, Provider};
+
+/// The grey picture of the warm-up.
+const WARM_UP_SIDE_PX: u32 = 64;
+const WARM_UP_BYTES: usize = 64 * 64 * 3;
 
 /// Why a recipe's engines cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +40,7 @@ pub enum EngineError {
     Reference(#[from] CaptureError),
 }
 
-/// One worker's engines for one recipe. The index is shared; sessions are the worker's own.
+/// One worker's engines for one recipe. The index is shared, and the sessions as the host says.
 #[derive(Debug)]
 pub struct Engines {
     pub reference: Option<Reference>,
@@ -44,6 +49,8 @@ pub struct Engines {
     pub surface: Option<Box<dyn Surface>>,
     /// By stage, what really runs.
     pub providers: BTreeMap<String, Provider>,
+    /// By stage, how its model is doing.
+    pub health: BTreeMap<String, ModelHealth>,
     /// A stage runs elsewhere than its first choice and the recipe does not accept that.
     pub is_fallback: bool,
     model_sha256s: BTreeMap<String, Digest>,
@@ -71,16 +78,18 @@ pub struct Matcher {
 }
 
 impl Engines {
-    /// Open everything `recipe` names; `index` is the part index opened once for all workers.
+    /// Open everything `recipe` names in `host` (a worker's place in a pool, or the runtime alone); `index` is the part index
+    /// opened once for all workers.
     ///
     /// # Errors
     /// When a model, an index, a bank or the reference picture cannot be used, with what to do.
     pub fn open(
-        runtime: &Arc<Runtime>,
+        host: impl Into<Host>,
         recipe: &Recipe,
         index: Option<LiveIndex>,
         deltas: &Deltas,
     ) -> Result<Engines, EngineError> {
+        let host = host.into();
         let mut engines = Engines {
             reference: recipe
                 .quality
@@ -93,6 +102,7 @@ impl Engines {
             matcher: None,
             surface: None,
             providers: BTreeMap::new(),
+            health: BTreeMap::new(),
             is_fallback: false,
             model_sha256s: BTreeMap::new(),
             calibration_sha256s: BTreeMap::new(),
@@ -103,18 +113,20 @@ impl Engines {
             LocateStage::Detector { model, options, providers } => {
                 let manifest = ModelManifest::load(model)
                     .map_err(|source| EngineError::Inference { stage: "locate", source: Box::new(source) })?;
-                let locator = DetectorLocator::open(runtime, &manifest, &providers.plan, options.clone())?;
+                let locator = DetectorLocator::open(&host, &manifest, &providers.plan, options.clone())?;
                 engines.note("locate", manifest.sha256(), locator.provider(), locator.is_fallback(), providers);
+                engines.health.insert("locate".to_owned(), locator.health().clone());
                 engines.locator = Locator::Detector(Box::new(locator));
             }
         }
         if let (Some(stage), Some(index)) = (&recipe.matching, index) {
             let of_embed = |source| EngineError::Inference { stage: "embed", source: Box::new(source) };
             let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
-            let model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(of_embed)?;
+            let model = FeatureModel::open(&host, &manifest, &stage.providers.plan).map_err(of_embed)?;
             let serving = index.current();
             serving.require_model(model.embedding_dim(), manifest.sha256())?;
             let delta = deltas.cell(&stage.index, &serving.manifest().embedding, serving.dim());
+            engines.health.insert("embed".to_owned(), model.health().clone());
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
             if let Some(sha256) = serving.fit_sha256() {
                 engines.calibration_sha256s.insert(FIT_CALIBRATION.to_owned(), sha256);
@@ -130,7 +142,7 @@ impl Engines {
             engines.matcher = Some(Matcher { model, index, delta, colours });
         }
         if let Some(stage) = &recipe.anomaly {
-            let surface = open_surface(stage, runtime)?;
+            let surface = open_surface(stage, &host)?;
             engines.note(
                 "anomaly",
                 surface.model_sha256(),
@@ -138,6 +150,7 @@ impl Engines {
                 surface.is_fallback(),
                 &stage.providers,
             );
+            engines.health.insert("anomaly".to_owned(), surface.health().clone());
             engines.surface = Some(surface);
         }
         Ok(engines)
@@ -154,6 +167,27 @@ impl Engines {
         self.providers.insert(stage.to_owned(), provider);
         self.model_sha256s.insert(stage.to_owned(), model_sha256);
         self.is_fallback |= is_fallback && !providers.accept_fallback;
+    }
+
+    /// Run each model once on a grey picture, at the size it will run at, so that the first frame does not pay for what the
+    /// runtime does at a first run (on an accelerator: compiling kernels). What fails is the frames' business.
+    pub fn warm_up(&mut self) {
+        let Ok(grey) = Image::from_bgr(WARM_UP_SIDE_PX, WARM_UP_SIDE_PX, vec![128; WARM_UP_BYTES]) else { return };
+        let mut faults: Vec<String> = Vec::new();
+        if let Locator::Detector(locator) = &mut self.locator {
+            faults.extend(locator.locate(&grey).err().map(|error| error.to_string()));
+        }
+        if let Some(matcher) = &mut self.matcher {
+            let input_px = matcher.index.current().manifest().embedding.input_px;
+            let area = BoundingBox::whole(WARM_UP_SIDE_PX, WARM_UP_SIDE_PX);
+            faults.extend(matcher.model.embed(&[(&grey, area)], input_px).err().map(|error| error.to_string()));
+        }
+        if let Some(surface) = &mut self.surface {
+            faults.extend(surface.score(&grey).err().map(|error| error.to_string()));
+        }
+        for fault in faults {
+            warn!(error = fault, "a model failed in its warm-up; frames that need it will be held");
+        }
     }
 
     /// What a decision by these engines rests on.
@@ -182,16 +216,20 @@ impl Engines {
     }
 }
 
-fn open_surface(stage: &AnomalyStage, runtime: &Arc<Runtime>) -> Result<Box<dyn Surface>, AnomalyError> {
+fn open_surface(stage: &AnomalyStage, host: &Host) -> Result<Box<dyn Surface>, AnomalyError> {
     let plan = &stage.providers.plan;
     match &stage.source {
         SurfaceSource::Bank { bank, models, search } => {
-            let mut surface = PatchCore::open(bank, runtime, models, plan)?;
+            let mut surface = PatchCore::open(bank, host, models, plan)?.with_scale(stage.px_per_mm);
+            if let Some(name) = &stage.group {
+                surface = surface.only_group(name)?;
+            }
             surface.set_search(*search);
             Ok(Box::new(surface))
         }
         SurfaceSource::Graph { model } => {
-            Ok(Box::new(GraphSurface::open(&ModelManifest::load(model)?, runtime, plan)?))
+            let surface = GraphSurface::open(&ModelManifest::load(model)?, host, plan)?;
+            Ok(Box::new(surface.with_scale(stage.px_per_mm)))
         }
     }
 }

@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Each worker owns a set of engines for every station and carries a frame from bytes to decision, so that the cores
-//! are busy without sharing a session. The publisher waits for each commit and hands outcomes to the sink in the
+//! are busy; stations of a worker share its sessions, and workers share one where a model is batched. The publisher waits for each commit and hands outcomes to the sink in the
 //! order of each station's frames: nothing is shown that is not on disk.
+//!
+//! A running station takes another recipe between two frames: see `program.rs`.
 //!
 //! Overload: file input waits (a full queue blocks capture), so no frame of a file is ever dropped.
 
@@ -16,6 +18,7 @@ mod artifacts;
 mod engines;
 mod history;
 mod housekeeping;
+mod program;
 mod provenance;
 mod publish;
 mod review;
@@ -29,29 +32,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 pub use engines::{EngineError, Engines};
 pub use housekeeping::Housekeeping;
 pub use provenance::{Provenance, Provenances, software_sha256};
 pub use publish::Outcome;
-pub use review::{ReviewError, Reviewer};
+pub use review::{Recipes, ReviewError, Reviewer};
 pub use worker::criteria;
 
 use crate::capture::FrameSource;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
-use crate::inference::Runtime;
+use crate::failpoint;
+use crate::inference::{Host, ModelHealth, ModelPool, Runtime};
 use crate::ledger::{Ledger, LedgerError};
 use crate::limits::{CAPTURE_QUEUE_FRAMES, LEDGER_QUEUE_INSPECTIONS};
-use crate::matching::{Deltas, LiveIndex, MatchError};
+use crate::matching::{Deltas, MatchError};
 use crate::notify;
 use crate::shutdown::Shutdown;
-use crate::types::{Provider, QualityLevel};
+use crate::types::Provider;
 use history::History;
+use program::{Making, Slot};
 use publish::Produced;
-use switching::{Switching, Watched};
-use worker::{Job, Station};
+use switching::Switching;
+use worker::Job;
 
 /// Why the pipeline cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +71,8 @@ pub enum PipelineError {
     Generation(#[from] MatchError),
     #[error("cannot start thread {name}: {source}")]
     Thread { name: String, source: std::io::Error },
+    #[error("the pipeline has no worker")]
+    NoWorker,
     #[error("the program's own file cannot be read for its digest: {0}")]
     Software(std::io::Error),
 }
@@ -90,6 +97,8 @@ impl std::fmt::Debug for StationInput {
 #[derive(Debug, Clone)]
 pub struct Shared {
     pub runtime: Arc<Runtime>,
+    /// Where the workers open their models.
+    pub models: ModelPool,
     pub ledger: Ledger,
     pub clock: Clock,
     pub shutdown: Shutdown,
@@ -124,6 +133,12 @@ impl Progress {
         self.0.finished.load(Ordering::Relaxed)
     }
 
+    fn add_session_ms(&self, ms: f64) {
+        let session_us = (ms * 1_000.0).max(0.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "microseconds of one frame, ≥ 0")]
+        self.0.session_us.fetch_add(session_us as u64, Ordering::Relaxed);
+    }
+
     /// Milliseconds inside ONNX Runtime, summed over the workers.
     #[must_use]
     pub fn session_ms(&self) -> f64 {
@@ -138,6 +153,8 @@ pub struct StationStatus {
     pub recipe: String,
     pub providers: BTreeMap<String, Provider>,
     pub is_fallback: bool,
+    /// By stage, how its model is doing.
+    pub health: BTreeMap<String, ModelHealth>,
 }
 
 /// The running pipeline.
@@ -148,6 +165,11 @@ pub struct Pipeline {
     publisher: JoinHandle<()>,
     switching: Switching,
     stations: Vec<StationStatus>,
+    /// One a station.
+    slots: Vec<Slot>,
+    /// One a worker.
+    hosts: Vec<Host>,
+    shared: Shared,
 }
 
 impl Pipeline {
@@ -160,23 +182,28 @@ impl Pipeline {
         shared: &Shared,
         sink: impl FnMut(Outcome) + Send + 'static,
     ) -> Result<Pipeline, PipelineError> {
-        let workers = match shared.workers {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            workers => workers,
-        };
-        let Opened { sets: mut engine_sets, statuses, stations, watched } = open_engines(&inputs, shared, workers)?;
+        let hosts: Vec<Host> = (0..worker_count(shared)).map(|_| shared.models.worker()).collect();
+        shared.deltas.replace(shared.ledger.learned_templates()?);
+        let (mut slots, mut stations, mut watched, mut statuses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for input in &inputs {
+            let making = Making { recipe: Arc::clone(&input.recipe), artifacts: input.artifacts, hosts: &hosts };
+            let made = program::make(&input.name, &making, &input.progress, shared)?;
+            stations.push(made.program.station.clone());
+            slots.push(Slot::new(made.program));
+            watched.extend(made.watched);
+            statuses.push(made.status);
+        }
         let stations = Arc::new(stations);
         let histories: Arc<Vec<History>> = Arc::new(inputs.iter().map(|_| History::default()).collect());
         let (job_sender, jobs) = bounded::<Job>(CAPTURE_QUEUE_FRAMES);
         let (product_sender, products) = bounded::<Produced>(LEDGER_QUEUE_INSPECTIONS);
 
-        let mut worker_threads = Vec::with_capacity(workers);
-        for number in 0..workers {
-            let engines = engine_sets.pop().unwrap_or_default();
+        let mut worker_threads = Vec::with_capacity(hosts.len());
+        for number in 0..hosts.len() {
             let worker = Worker {
-                stations: Arc::clone(&stations),
+                number,
                 histories: Arc::clone(&histories),
-                engines,
+                engines: slots.iter().map(|_| None).collect(),
                 shared: shared.clone(),
                 jobs: jobs.clone(),
                 products: product_sender.clone(),
@@ -191,12 +218,43 @@ impl Pipeline {
         let mut capture = Vec::with_capacity(inputs.len());
         for (station_index, input) in inputs.into_iter().enumerate() {
             let (shared, jobs) = (shared.clone(), job_sender.clone());
+            let Some(slot) = slots.get(station_index).cloned() else { continue };
             capture.push(spawn(format!("capture-{}", input.name), move || {
-                run_capture(station_index, input, &shared, &jobs)
+                run_capture(station_index, input, &slot, &shared, &jobs)
             })?);
         }
         let switching = Switching::start(watched, shared.ledger.clone())?;
-        Ok(Pipeline { capture, workers: worker_threads, publisher, switching, stations: statuses })
+        let shared = shared.clone();
+        Ok(Pipeline {
+            capture,
+            workers: worker_threads,
+            publisher,
+            switching,
+            stations: statuses,
+            slots,
+            hosts,
+            shared,
+        })
+    }
+
+    /// Have `station` inspect by `recipe` from its next frame on: everything it names is opened first, its provenance
+    /// stored, then the frames after this moment are its. `None`: the station is not of this pipeline.
+    ///
+    /// # Errors
+    /// When something cannot be opened or stored; the recipe before it goes on serving.
+    pub fn take_up(&mut self, station: &str, recipe: Arc<Recipe>) -> Result<Option<StationStatus>, PipelineError> {
+        let found = self.slots.iter().zip(&mut self.stations).find(|(_, status)| status.name == station);
+        let Some((slot, status)) = found else { return Ok(None) };
+        let before = slot.current();
+        let making = Making { recipe, artifacts: before.station.artifacts, hosts: &self.hosts };
+        let made = program::make(station, &making, &before.station.progress, &self.shared)?;
+        made.watched.iter().for_each(|watched| watched.index.current().warm());
+        failpoint::hit("pipeline.recipe.opened");
+        self.switching.watch(station, made.watched)?;
+        slot.exchange(made.program);
+        failpoint::hit("pipeline.recipe.taken");
+        status.clone_from(&made.status);
+        Ok(Some(made.status))
     }
 
     /// The stations with what really runs them.
@@ -217,78 +275,12 @@ impl Pipeline {
     }
 }
 
-type EngineSets = Vec<Vec<Engines>>;
-
-/// What [`open_engines`] opened.
-struct Opened {
-    sets: EngineSets,
-    statuses: Vec<StationStatus>,
-    stations: Vec<Station>,
-    watched: Vec<Watched>,
-}
-
-/// One set of engines a worker, the stations' statuses and what the workers need to know of the stations.
-fn open_engines(inputs: &[StationInput], shared: &Shared, workers: usize) -> Result<Opened, PipelineError> {
-    let software_sha256 = software_sha256().map_err(PipelineError::Software)?;
-    let mut sets: EngineSets = (0..workers).map(|_| Vec::new()).collect();
-    let (mut statuses, mut stations, mut watched) = (Vec::new(), Vec::new(), Vec::new());
-    shared.deltas.replace(shared.ledger.learned_templates()?);
-    for input in inputs {
-        let index = open_index(input)?;
-        for set in &mut sets {
-            let engines = Engines::open(&shared.runtime, &input.recipe, index.clone(), &shared.deltas)
-                .map_err(|source| PipelineError::Engine { station: input.name.clone(), source: Box::new(source) })?;
-            set.push(engines);
-        }
-        let Some(engines) = sets.first().and_then(|set| set.last()) else { continue };
-        if engines.is_fallback {
-            warn!(
-                station = input.name,
-                "a model does not run on its first choice of provider: every verdict is HOLD until it does"
-            );
-        }
-        let provenance = engines.provenance(&input.recipe, software_sha256);
-        let provenance_sha256 = shared.ledger.register_provenance(&provenance.canonical_json())?;
-        let provenances = Provenances::new(provenance, provenance_sha256);
-        stations.push(Station {
-            name: input.name.clone(),
-            recipe: Arc::clone(&input.recipe),
-            artifacts: input.artifacts,
-            progress: input.progress.clone(),
-            quality_levels: Arc::new(levels_for(&input.recipe, &shared.ledger)?),
-            provenances: provenances.clone(),
-        });
-        if let Some(matcher) = &engines.matcher {
-            watched.push(Watched { station: input.name.clone(), index: matcher.index.clone(), provenances });
-        }
-        statuses.push(StationStatus {
-            name: input.name.clone(),
-            recipe: input.recipe.name.clone(),
-            providers: engines.providers.clone(),
-            is_fallback: engines.is_fallback,
-        });
+/// Workers of a pipeline.
+fn worker_count(shared: &Shared) -> usize {
+    match shared.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        workers => workers,
     }
-    Ok(Opened { sets, statuses, stations, watched })
-}
-
-/// Levels of the catalogue's parts, where `recipe` asks for one.
-fn levels_for(recipe: &Recipe, ledger: &Ledger) -> Result<BTreeMap<String, QualityLevel>, LedgerError> {
-    let asks = recipe.matching.as_ref().is_some_and(|stage| stage.min_quality_level.is_some());
-    if asks { ledger.quality_levels() } else { Ok(BTreeMap::new()) }
-}
-
-/// The station's part index; a damaged generation that an older one stands in for is an operator's business.
-fn open_index(input: &StationInput) -> Result<Option<LiveIndex>, PipelineError> {
-    let Some(stage) = &input.recipe.matching else { return Ok(None) };
-    let index =
-        LiveIndex::open(&stage.index).map_err(|source| PipelineError::Index { station: input.name.clone(), source })?;
-    if let Some(quarantined) = index.current().quarantined() {
-        error!(
-            station = input.name, fault = quarantined.fault, %quarantined,
-            "the newest index generation is damaged; an older one serves until the index is built again"
-        );
-    }
-    Ok(Some(index))
 }
 
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, PipelineError> {
@@ -297,7 +289,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandl
 }
 
 /// Take frames from one source until it ends or a stop is requested.
-fn run_capture(station_index: usize, input: StationInput, shared: &Shared, jobs: &Sender<Job>) {
+fn run_capture(station_index: usize, input: StationInput, slot: &Slot, shared: &Shared, jobs: &Sender<Job>) {
     let StationInput { name, mut source, progress, .. } = input;
     let mut position = 0;
     while !shared.shutdown.is_requested() {
@@ -314,7 +306,7 @@ fn run_capture(station_index: usize, input: StationInput, shared: &Shared, jobs:
         };
         shared.progress.0.captured.fetch_add(1, Ordering::SeqCst);
         progress.set_idle(false);
-        let job = Job { station_index, position, frame, arrived: Stopwatch::start() };
+        let job = Job { station_index, position, frame, program: slot.current(), arrived: Stopwatch::start() };
         if jobs.send(job).is_err() {
             return;
         }
@@ -323,10 +315,10 @@ fn run_capture(station_index: usize, input: StationInput, shared: &Shared, jobs:
 }
 
 struct Worker {
-    stations: Arc<Vec<Station>>,
+    number: usize,
     histories: Arc<Vec<History>>,
-    /// One a station.
-    engines: Vec<Engines>,
+    /// One a station, opened for the program of this number; taken when its first frame comes.
+    engines: Vec<Option<(u64, Engines)>>,
     shared: Shared,
     jobs: Receiver<Job>,
     products: Sender<Produced>,
@@ -335,31 +327,44 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         crate::matching::faiss::set_threads(1);
+        let clock = self.shared.clock.clone();
         while let Ok(job) = self.jobs.recv() {
             let (station_index, position) = (job.station_index, job.position);
-            let (Some(station), Some(engines), Some(history)) = (
-                self.stations.get(station_index),
-                self.engines.get_mut(station_index),
-                self.histories.get(station_index),
-            ) else {
-                error!(station_index, "a frame of an unknown station was dropped");
-                continue;
-            };
+            let program = Arc::clone(&job.program);
             let (source, arrived) = (job.frame.source.clone(), job.arrived);
-            let session_ms_before = engines.session_ms();
-            let clock = &self.shared.clock;
-            let product = catch_unwind(AssertUnwindSafe(|| worker::inspect(station, engines, history, clock, job)));
-            let session_us = ((engines.session_ms() - session_ms_before) * 1_000.0).max(0.0);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "microseconds of one frame, ≥ 0"
-            )]
-            self.shared.progress.0.session_us.fetch_add(session_us as u64, Ordering::Relaxed);
-            let step = publish::submit(&self.shared.ledger, product.ok(), arrived);
+            let history = self.histories.get(station_index).cloned();
+            let product = match (self.engines_for(station_index, &program), history) {
+                (Some(engines), Some(history)) => {
+                    let session_ms_before = engines.session_ms();
+                    let inspect = || worker::inspect(&program.station, engines, &history, &clock, job);
+                    let product = catch_unwind(AssertUnwindSafe(inspect)).ok();
+                    let session_ms = self.session_ms(station_index) - session_ms_before;
+                    self.shared.progress.add_session_ms(session_ms);
+                    product
+                }
+                _ => {
+                    error!(station = program.station.name, "no engines are open for this frame");
+                    None
+                }
+            };
+            let step = publish::submit(&self.shared.ledger, product, arrived);
             if self.products.send(Produced { station_index, position, source, step }).is_err() {
                 return;
             }
         }
+    }
+
+    /// This worker's engines for `program`; those of the program before it are closed.
+    fn engines_for(&mut self, station_index: usize, program: &program::Program) -> Option<&mut Engines> {
+        let slot = self.engines.get_mut(station_index)?;
+        if slot.as_ref().is_none_or(|(number, _)| *number != program.number()) {
+            *slot = None;
+            *slot = program.take_engines(self.number).map(|engines| (program.number(), engines));
+        }
+        slot.as_mut().map(|(_, engines)| engines)
+    }
+
+    fn session_ms(&self, station_index: usize) -> f64 {
+        self.engines.get(station_index).and_then(Option::as_ref).map_or(0.0, |(_, engines)| engines.session_ms())
     }
 }

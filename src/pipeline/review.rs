@@ -7,7 +7,7 @@
 //! wait for one another; a review takes as long as opening the embedding model.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use uuid::Uuid;
 
@@ -78,13 +78,36 @@ impl ReviewError {
     }
 }
 
+/// The recipes whose inspections can be learned from, by name; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Recipes(Arc<RwLock<Vec<Arc<Recipe>>>>);
+
+impl Recipes {
+    #[must_use]
+    pub fn new(recipes: Vec<Arc<Recipe>>) -> Self {
+        Self(Arc::new(RwLock::new(recipes)))
+    }
+
+    /// One more that runs from now on; it takes the place of one of its name.
+    pub fn add(&self, recipe: Arc<Recipe>) {
+        let mut recipes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        recipes.retain(|known| known.name != recipe.name);
+        recipes.push(recipe);
+    }
+
+    fn called(&self, name: &str) -> Option<Arc<Recipe>> {
+        let recipes = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        recipes.iter().find(|recipe| recipe.name == name).cloned()
+    }
+}
+
 /// Takes reviews for one ledger.
 #[derive(Debug)]
 pub struct Reviewer {
     runtime: Option<Arc<Runtime>>,
     ledger: Ledger,
     deltas: Deltas,
-    recipes: Vec<Arc<Recipe>>,
+    recipes: Recipes,
     /// So that an older list of templates never replaces a newer one.
     one_at_a_time: Mutex<()>,
 }
@@ -93,7 +116,7 @@ impl Reviewer {
     /// `recipes`: those whose inspections can be learned from; `deltas`: where the searches look; without a `runtime`
     /// nothing can be learned.
     #[must_use]
-    pub fn new(runtime: Option<Arc<Runtime>>, ledger: Ledger, deltas: Deltas, recipes: Vec<Arc<Recipe>>) -> Self {
+    pub fn new(runtime: Option<Arc<Runtime>>, ledger: Ledger, deltas: Deltas, recipes: Recipes) -> Self {
         Self { runtime, ledger, deltas, recipes, one_at_a_time: Mutex::new(()) }
     }
 
@@ -220,7 +243,7 @@ impl Reviewer {
     ) -> Result<LearnedTemplate, ReviewError> {
         let code = || inspection.code.clone();
         let no_recipe = || ReviewError::NoRecipe { recipe: inspection.recipe.clone(), code: code() };
-        let recipe = self.recipes.iter().find(|recipe| recipe.name == inspection.recipe).ok_or_else(no_recipe)?;
+        let recipe = self.recipes.called(&inspection.recipe).ok_or_else(no_recipe)?;
         let stage =
             recipe.matching.as_ref().ok_or_else(|| ReviewError::NoMatchStage { recipe: recipe.name.clone() })?;
         let outline = Outline::of_live(&stage.index)?;

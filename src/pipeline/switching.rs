@@ -1,4 +1,4 @@
-//! Taking up index generations while frames are inspected.
+//! Taking up index generations and their fits while frames are inspected.
 //!
 //! Once a second the thread looks which generation `CURRENT` names. Another one is opened and checked here, off the hot
 //! path; its provenance is stored in the ledger; only then do the workers see it. A frame uses one generation throughout.
@@ -6,6 +6,7 @@
 //! Thread: `index-switch`, one for all stations; none where no station matches parts. Overload: opening a large index
 //! takes a core for about a second a gigabyte.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,10 +28,15 @@ pub struct Watched {
     pub provenances: Provenances,
 }
 
+/// An index with what was said last of it: a fault that lasts is reported once.
+type Watch = (Watched, String);
+
 /// The watching thread.
 #[derive(Debug)]
 pub struct Switching {
     stop: Shutdown,
+    watched: Arc<Mutex<Vec<Watch>>>,
+    ledger: Ledger,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -40,22 +46,44 @@ impl Switching {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(watched: Vec<Watched>, ledger: Ledger) -> Result<Self, PipelineError> {
-        let stop = Shutdown::new();
-        if watched.is_empty() {
-            return Ok(Self { stop, thread: None });
+        let watched: Vec<Watch> = watched.into_iter().map(|watched| (watched, String::new())).collect();
+        let mut switching =
+            Self { stop: Shutdown::new(), watched: Arc::new(Mutex::new(watched)), ledger, thread: None };
+        switching.run()?;
+        Ok(switching)
+    }
+
+    /// Watch this index for `station` from now on, or none.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn watch(&mut self, station: &str, index: Option<Watched>) -> Result<(), PipelineError> {
+        {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            watched.retain(|(watched, _)| watched.station != station);
+            watched.extend(index.map(|index| (index, String::new())));
         }
-        let stopped = stop.clone();
+        self.run()
+    }
+
+    /// Start the thread when it is needed and does not run.
+    fn run(&mut self) -> Result<(), PipelineError> {
+        if self.thread.is_some() || self.watched.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return Ok(());
+        }
+        let (watched, ledger, stopped) = (Arc::clone(&self.watched), self.ledger.clone(), self.stop.clone());
         let thread = super::spawn("index-switch".to_owned(), move || {
-            watched.iter().for_each(|watched| watched.index.current().warm());
-            // What was said last of each station: a fault that lasts is reported once.
-            let mut said: Vec<String> = vec![String::new(); watched.len()];
+            for (watched, _) in watched.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                watched.index.current().warm();
+            }
             while !stopped.wait_timeout(LOOK_INTERVAL) {
-                for (watched, said) in watched.iter().zip(&mut said) {
+                for (watched, said) in watched.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
                     look(watched, &ledger, said);
                 }
             }
         })?;
-        Ok(Self { stop, thread: Some(thread) })
+        self.thread = Some(thread);
+        Ok(())
     }
 
     /// Stop watching, and wait until the thread has ended.

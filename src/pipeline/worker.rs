@@ -1,6 +1,7 @@
 //! One frame from its bytes to its decision, on one worker's engines.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -9,15 +10,17 @@ use uuid::Uuid;
 use super::artifacts::{self, Material};
 use super::engines::{Engines, Locator};
 use super::history::History;
+use super::program::Program;
 use super::provenance::Provenances;
-use crate::anomaly::ScoreMap;
+use crate::anomaly::{AnomalyError, ScoreMap};
 use crate::capture::{self, CapturedFrame, Payload};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
+use crate::inference::InferenceError;
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
-use crate::locate;
+use crate::locate::{self, LocateError};
 use crate::matching::{AcceptRule, Learning, PartIndex};
 use crate::measure::{measure_colour, measure_size};
 use crate::notify;
@@ -44,6 +47,8 @@ pub struct Job {
     /// Position in the station's stream, from 0, without gaps.
     pub position: u64,
     pub frame: CapturedFrame,
+    /// What it is inspected by.
+    pub program: Arc<Program>,
     pub arrived: Stopwatch,
 }
 
@@ -65,8 +70,16 @@ struct Decoded {
 /// Evidence in the making.
 struct Found {
     evidence: Evidence,
-    map: Option<ScoreMap>,
+    surface: Surface,
     timings: Timings,
+}
+
+/// What pictures of the surface are made of.
+#[derive(Default)]
+struct Surface {
+    map: Option<ScoreMap>,
+    /// A small copy of the learnt picture that is most alike.
+    nearest: Option<PathBuf>,
 }
 
 /// Inspect one frame. Never fails: what goes wrong is a HOLD with its reason.
@@ -97,7 +110,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
             is_provider_fallback: engines.is_fallback,
             elapsed_ms: 0.0,
         },
-        map: None,
+        surface: Surface::default(),
         timings,
     };
     // One generation for the whole frame: what is recorded is what was searched.
@@ -142,7 +155,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         timings_ms: found.timings,
         artifacts: Vec::new(),
     };
-    let artifacts = pictures(station, &inspection, &decoded, found.map.as_ref());
+    let artifacts = pictures(station, &inspection, &decoded, &found.surface);
     Product::Decided { inspection: Box::new(inspection), artifacts }
 }
 
@@ -214,7 +227,11 @@ fn examine(
     found.timings.locate = watch.ms();
     let mut detections = located.unwrap_or_else(|error| {
         warn!(station = station.name, source, error = %error, "frame held: locating failed");
-        found.evidence.faults.push(Reason::ModelError);
+        let fault = match &error {
+            LocateError::Inference(error) => fault_of(error),
+            _ => Reason::ModelError,
+        };
+        found.evidence.faults.push(fault);
         Vec::new()
     });
     if detections.len() > ITEMS_PER_FRAME_MAX {
@@ -266,7 +283,7 @@ fn identify(
         Ok(embeddings) => embeddings,
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: embedding failed");
-            found.evidence.faults.push(Reason::ModelError);
+            found.evidence.faults.push(fault_of(&error));
             return;
         }
     };
@@ -299,18 +316,29 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
             let mut evidence = result.evidence;
             evidence.threshold = stage.threshold;
             found.evidence.anomaly = Some(evidence);
-            found.map = Some(result.map);
+            found.surface.map = Some(result.map);
+            found.surface.nearest = result.nearest.and_then(|picture| picture.path);
         }
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: anomaly scoring failed");
-            found.evidence.faults.push(Reason::ModelError);
+            let fault = match &error {
+                AnomalyError::Inference(error) => fault_of(error),
+                AnomalyError::NotRegistered { .. } => Reason::AnomalyNotRegistered,
+                _ => Reason::ModelError,
+            };
+            found.evidence.faults.push(fault);
         }
     }
     found.timings.anomaly = watch.ms();
 }
 
+/// Whether the model failed on this picture, or cannot answer at all now.
+fn fault_of(error: &InferenceError) -> Reason {
+    if error.is_unavailable() { Reason::ModelUnavailable } else { Reason::ModelError }
+}
+
 /// A picture that cannot be made is worth a warning, never the verdict.
-fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: Option<&ScoreMap>) -> Vec<NewArtifact> {
+fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, surface: &Surface) -> Vec<NewArtifact> {
     let Some(image) = &decoded.image else {
         // What cannot be decoded is kept as it came, so that a person can look into it.
         return decoded
@@ -318,7 +346,12 @@ fn pictures(station: &Station, inspection: &Inspection, decoded: &Decoded, map: 
             .as_deref()
             .map_or_else(Vec::new, |bytes| vec![artifacts::frame_bytes(inspection, bytes)]);
     };
-    let material = Material { image, encoded: decoded.encoded.as_deref(), map };
+    let material = Material {
+        image,
+        encoded: decoded.encoded.as_deref(),
+        map: surface.map.as_ref(),
+        nearest: surface.nearest.as_deref(),
+    };
     artifacts::make(station.artifacts, inspection, material).unwrap_or_else(|error| {
         warn!(station = station.name, source = inspection.source, error = %error, "pictures of this inspection are missing");
         Vec::new()

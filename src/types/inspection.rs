@@ -136,6 +136,43 @@ pub struct AnomalyEvidence {
     /// Share of the map above the pixel threshold, 0 to 1.
     pub area_above_ratio: f32,
     pub bank_sha256: Digest,
+    #[serde(default, skip_serializing_if = "SurfaceReading::is_empty")]
+    pub surface: SurfaceReading,
+}
+
+/// How a surface was read and where it is bad.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SurfaceReading {
+    /// The bank's group that was compared with; `None` where the bank has no named groups.
+    pub group: Option<String>,
+    /// With the bank's reference picture, −1 to 1; `None` without registration.
+    pub correlation: Option<f32>,
+    /// The learnt picture that is most alike; `None` in banks that do not remember theirs.
+    pub nearest_picture: Option<String>,
+    /// Where the map is above the pixel threshold, the highest score first; bounded.
+    pub regions: Vec<DefectRegion>,
+    /// How many there are, listed or not.
+    pub region_count: u32,
+}
+
+impl SurfaceReading {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == SurfaceReading::default()
+    }
+}
+
+/// A connected part of the map above the pixel threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DefectRegion {
+    /// px of the frame.
+    pub bbox: BoundingBox,
+    /// px² of the frame.
+    pub area_px: f32,
+    /// Where the camera's scale is calibrated.
+    pub area_mm2: Option<f32>,
+    /// Largest map value inside, on the raw scale.
+    pub score_raw_max: f32,
 }
 
 /// Milliseconds of each stage; a stage that did not run is 0.
@@ -166,6 +203,10 @@ pub enum ArtifactKind {
     Overlay,
     /// The anomaly map as colours over the frame.
     Heatmap,
+    /// White where the anomaly map is above the pixel threshold.
+    Mask,
+    /// The frame beside the learnt picture that is most alike.
+    Comparison,
 }
 
 impl ArtifactKind {
@@ -176,6 +217,8 @@ impl ArtifactKind {
             ArtifactKind::Thumbnail => "thumbnail",
             ArtifactKind::Overlay => "overlay",
             ArtifactKind::Heatmap => "heatmap",
+            ArtifactKind::Mask => "mask",
+            ArtifactKind::Comparison => "comparison",
         }
     }
 }

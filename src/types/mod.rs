@@ -25,8 +25,8 @@ pub use digest::{Digest, DigestError};
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
 pub use inspection::{
-    AnomalyEvidence, ArtifactKind, ArtifactRef, Inspection, InspectionId, Item, MatchEvidence, RankedPart, Tier,
-    Timings,
+    AnomalyEvidence, ArtifactKind, ArtifactRef, DefectRegion, Inspection, InspectionId, Item, MatchEvidence,
+    RankedPart, SurfaceReading, Tier, Timings,
 };
 pub use kit::{Kit, KitLine, KitOrder, KitSession, KitTray, LowStock, Stock};
 pub use learned::LearnedTemplate;

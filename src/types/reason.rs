@@ -36,7 +36,9 @@ pub enum Reason {
     IndexUnavailable,
     AnomalyAboveThreshold,
     AnomalyNearThreshold,
+    AnomalyNotRegistered,
     ModelError,
+    ModelUnavailable,
     ProviderFallback,
     DeadlineMissed,
     LedgerUnavailable,
@@ -44,7 +46,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 33] = [
+    pub const ALL: [Reason; 35] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -73,7 +75,9 @@ impl Reason {
         Reason::IndexUnavailable,
         Reason::AnomalyAboveThreshold,
         Reason::AnomalyNearThreshold,
+        Reason::AnomalyNotRegistered,
         Reason::ModelError,
+        Reason::ModelUnavailable,
         Reason::ProviderFallback,
         Reason::DeadlineMissed,
         Reason::LedgerUnavailable,
@@ -112,7 +116,9 @@ impl Reason {
             Reason::IndexUnavailable => "match.index_unavailable",
             Reason::AnomalyAboveThreshold => "anomaly.above_threshold",
             Reason::AnomalyNearThreshold => "anomaly.near_threshold",
+            Reason::AnomalyNotRegistered => "anomaly.not_registered",
             Reason::ModelError => "model.error",
+            Reason::ModelUnavailable => "model.unavailable",
             Reason::ProviderFallback => "model.provider_fallback",
             Reason::DeadlineMissed => "decide.deadline_missed",
             Reason::LedgerUnavailable => "ledger.unavailable",
@@ -156,7 +162,13 @@ impl Reason {
             Reason::IndexUnavailable => "the part index could not be searched; run `loupe index verify`",
             Reason::AnomalyAboveThreshold => "the surface differs from good parts; look at the heat map",
             Reason::AnomalyNearThreshold => "the surface score is too close to the threshold to be sure",
+            Reason::AnomalyNotRegistered => {
+                "the part does not lie as in the bank's reference picture; lay it straight and clear the view"
+            }
             Reason::ModelError => "a model failed on this picture; see the log",
+            Reason::ModelUnavailable => {
+                "the model's device failed and the model is being opened again; if that lasts, restart the service"
+            }
             Reason::ProviderFallback => "the model does not run where the recipe requires; check the accelerator",
             Reason::DeadlineMissed => "the answer came too late for the line; check the load of the machine",
             Reason::LedgerUnavailable => "the result could not be stored; check the disk",

@@ -5,8 +5,9 @@
 //! nothing. The numbers that the cursors follow become visible in their order (migration V10 says why), so nothing that
 //! commits late is passed over.
 //!
-//! A recipe is put on disk by its digest and proved on this machine before the station takes it up; one that fails is
-//! noted with its error and the one before it stays. Runs on the uplink's thread, after the deliveries: verdicts come
+//! A recipe is put on disk by its digest and proved on this machine before the station takes it up, a fit before it is put
+//! beside its index; one that fails is noted with its error and the one before it stays. What became of them is told to
+//! the centre (`reports.rs`). Runs on the uplink's thread, after the deliveries: verdicts come
 //! first. Overload: pages are bounded in rows and bytes. A centre without these tables is said once, and delivered to.
 
 use std::sync::Arc;
@@ -14,17 +15,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio_postgres::Transaction;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use super::UplinkError;
 use super::central::Central;
+use super::{UplinkError, reports};
 use crate::clock::Stopwatch;
 use crate::failpoint;
 use crate::ledger::{
-    CentralPage, CentralRow, CentralTable, Ledger, LedgerReader, ProvisionNote, place_recipe, prune_recipes,
+    CentralFit, CentralPage, CentralRow, CentralTable, FitState, Ledger, LedgerReader, ProvisionNote, generation_name,
+    place_recipe, prune_recipes,
 };
 use crate::limits::{DOWNLINK_PAGE_BYTES_MAX, DOWNLINK_PAGE_ROWS_MAX};
 use crate::types::Digest;
@@ -34,8 +35,34 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a recipe that could not be used is tried again: its model may have been copied here since.
 const PROVED_AGAIN: Duration = Duration::from_secs(60);
 
+const OLDER_CENTRE: &str = "the centre has no tables for some of what flows down; the rest and deliveries go on (`loupe db migrate` there adds them)";
+
 /// Says whether a recipe (its text) can run on this machine, with what is wrong.
 pub type Prove = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What is to be done with a fit of the centre. `ours`: digest of the centre's fit that is in use.
+#[derive(Debug, Clone, Copy)]
+pub enum FitOrder<'a> {
+    /// Put it in use where its generation lies.
+    Place { fit: &'a CentralFit, ours: Option<Digest> },
+    /// Take it out of use.
+    GiveBack { generation_sha256: Digest, ours: Digest },
+}
+
+/// Carries out a [`FitOrder`] on this machine's indexes, or says what is wrong.
+pub type KeepFit = Arc<dyn Fn(FitOrder<'_>) -> Result<(), String> + Send + Sync>;
+
+/// What is told of a station's recipe, for who shows it or takes it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipeNews {
+    /// Proved: the station is to run by it.
+    Taken { station: String },
+    /// It cannot be used here; the one before it stays.
+    Refused { station: String, recipe: String, fault: String },
+}
+
+/// Hears [`RecipeNews`], after they were committed.
+pub type HearRecipe = Arc<dyn Fn(RecipeNews) + Send + Sync>;
 
 /// What is to come down.
 #[derive(Clone)]
@@ -45,6 +72,8 @@ pub struct DownlinkConfig {
     /// Stations whose recipe comes from the centre.
     pub stations: Vec<String>,
     pub prove: Prove,
+    pub keep_fit: KeepFit,
+    pub hear: HearRecipe,
 }
 
 impl std::fmt::Debug for DownlinkConfig {
@@ -63,7 +92,7 @@ pub struct Pulled {
     pub withdrawn: usize,
     /// Of the rows read, those of no use here.
     pub set_aside: usize,
-    /// Whether the centre has no tables for this.
+    /// Whether the centre lacks tables of what flows down.
     pub is_older: bool,
 }
 
@@ -76,13 +105,18 @@ pub struct Downlink {
     said: String,
     /// Recipes that could not be used, and since when they have not been tried.
     refused: Vec<(String, Digest, Stopwatch)>,
+    /// Fits that were looked after, and since when not again; by generation.
+    fits: Vec<(Digest, Digest, Stopwatch)>,
     has_retried: bool,
+    has_said_untold: bool,
 }
 
 impl Downlink {
     #[must_use]
     pub fn new(config: DownlinkConfig) -> Self {
-        Self { config, since_pull: None, said: String::new(), refused: Vec::new(), has_retried: false }
+        let said = String::new();
+        let (refused, fits) = (Vec::new(), Vec::new());
+        Self { config, since_pull: None, said, refused, fits, has_retried: false, has_said_untold: false }
     }
 
     /// Pull when it is time; then have the stations' recipes follow.
@@ -106,10 +140,6 @@ impl Downlink {
         let outcome = pull(central, ledger, reader, site_id).await;
         self.since_pull = Some(Stopwatch::start());
         let fault = match outcome {
-            Ok(pulled) if pulled.is_older => Some(
-                "the centre has no tables for what flows down; deliveries go on (`loupe db migrate` there adds them)"
-                    .to_owned(),
-            ),
             Ok(pulled) => {
                 if pulled.rows > 0 {
                     let Pulled { rows, applied, withdrawn, set_aside, .. } = pulled;
@@ -121,7 +151,7 @@ impl Downlink {
                         "rows of the centre are of no use here; see `loupe provisioning status`"
                     );
                 }
-                None
+                pulled.is_older.then(|| OLDER_CENTRE.to_owned())
             }
             Err(error) if is_refusal(&error) => Some(error.to_string()),
             Err(error) => return Err(error),
@@ -131,7 +161,17 @@ impl Downlink {
         }
         ledger.note_provisioning(ProvisionNote::Pulled { error: fault.clone() })?;
         self.said = fault.unwrap_or_default();
-        self.settle_recipes(ledger, reader)
+        self.settle_recipes(ledger, reader)?;
+        self.settle_fits(ledger, reader)?;
+        match reports::send(central, ledger, reader, site_id).await {
+            Err(error) if is_refusal(&error) => {
+                if !std::mem::replace(&mut self.has_said_untold, true) {
+                    warn!(%error, "the centre does not take reports of what became of its recipes and fits");
+                }
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Bring each station's recipe to what the centre wants, as far as it can run here.
@@ -161,24 +201,87 @@ impl Downlink {
                     info!(
                         station, recipe = desired.recipe.name, version = desired.recipe.version_label,
                         sha256 = %sha256.short(), by = desired.assigned_by,
-                        "a recipe of the centre is proved here; a running station takes it up at the next start"
+                        "a recipe of the centre is proved here"
                     );
+                    (self.config.hear)(RecipeNews::Taken { station });
                 }
                 Err(fault) => {
                     let note = ProvisionNote::Refused { station: station.clone(), sha256, error: fault.clone() };
+                    let recipe = format!("{} {}", desired.recipe.name, desired.recipe.version_label);
                     if known.and_then(|known| known.refused_error.as_ref()) != Some(&fault) {
                         error!(
-                            station, recipe = desired.recipe.name, sha256 = %sha256.short(), fault,
+                            station, recipe, sha256 = %sha256.short(), fault,
                             "a recipe of the centre cannot be used here; the one before it stays"
                         );
                     }
                     ledger.note_provisioning(note)?;
-                    self.refused.push((station, sha256, Stopwatch::start()));
+                    self.refused.push((station.clone(), sha256, Stopwatch::start()));
+                    (self.config.hear)(RecipeNews::Refused { station, recipe, fault });
                 }
             }
         }
         if has_taken {
             prune_recipes(ledger.state_dir(), reader)?;
+        }
+        Ok(())
+    }
+
+    /// Have the wanted fits lie beside their indexes; take back those that are wanted no more.
+    fn settle_fits(&mut self, ledger: &Ledger, reader: &LedgerReader) -> Result<(), UplinkError> {
+        let (wanted, noted) = (reader.desired_fits()?, reader.fit_states()?);
+        for fit in &wanted {
+            let is_fresh = |(generation, sha256, since): &(Digest, Digest, Stopwatch)| {
+                (*generation, *sha256) == (fit.generation_sha256, fit.sha256) && since.elapsed() < PROVED_AGAIN
+            };
+            if self.fits.iter().any(is_fresh) {
+                continue;
+            }
+            self.fits.retain(|(generation, ..)| *generation != fit.generation_sha256);
+            let known = noted.iter().find(|known| known.generation_sha256 == fit.generation_sha256);
+            self.settle_fit(ledger, fit, known)?;
+            self.fits.push((fit.generation_sha256, fit.sha256, Stopwatch::start()));
+        }
+        for known in &noted {
+            let generation_sha256 = known.generation_sha256;
+            if wanted.iter().any(|fit| fit.generation_sha256 == generation_sha256) {
+                continue;
+            }
+            self.fits.retain(|(generation, ..)| *generation != generation_sha256);
+            if let Some(ours) = known.taken_sha256 {
+                if let Err(fault) = (self.config.keep_fit)(FitOrder::GiveBack { generation_sha256, ours }) {
+                    warn!(generation = known.generation_name(), fault, "a withdrawn fit could not be taken out of use");
+                    continue;
+                }
+                failpoint::hit("downlink.fit.back");
+                info!(generation = known.generation_name(), "the centre took its fit back");
+            }
+            ledger.note_provisioning(ProvisionNote::FitGone { generation_sha256 })?;
+        }
+        Ok(())
+    }
+
+    fn settle_fit(&self, ledger: &Ledger, fit: &CentralFit, known: Option<&FitState>) -> Result<(), UplinkError> {
+        let CentralFit { generation_sha256, sha256, .. } = *fit;
+        let generation = generation_name(generation_sha256);
+        let ours = known.and_then(|known| known.taken_sha256);
+        match (self.config.keep_fit)(FitOrder::Place { fit, ours }) {
+            Ok(()) => {
+                failpoint::hit("downlink.fit.placed");
+                if ours != Some(sha256) || known.is_some_and(|known| known.refused_sha256.is_some()) {
+                    ledger.note_provisioning(ProvisionNote::FitTaken { generation_sha256, sha256 })?;
+                    failpoint::hit("downlink.fit.taken");
+                    info!(generation, sha256 = %sha256.short(), "a fit of the centre is in use");
+                }
+            }
+            Err(error) => {
+                if known.and_then(|known| known.refused_error.as_ref()) != Some(&error) {
+                    error!(
+                        generation, sha256 = %sha256.short(), fault = error,
+                        "a fit of the centre cannot be used here; what was in use stays"
+                    );
+                }
+                ledger.note_provisioning(ProvisionNote::FitRefused { generation_sha256, sha256, error })?;
+            }
         }
         Ok(())
     }
@@ -201,11 +304,9 @@ pub(super) async fn pull(
     site_id: Uuid,
 ) -> Result<Pulled, UplinkError> {
     let mut pulled = Pulled::default();
-    let Some(heads) = heads(central, site_id).await? else {
-        pulled.is_older = true;
-        return Ok(pulled);
-    };
-    for (table, head) in CentralTable::ALL.into_iter().zip(heads) {
+    let heads = heads(central, site_id).await?;
+    pulled.is_older = heads.len() < CentralTable::ALL.len();
+    for (table, head) in heads {
         let mut after = reader.central_cursor(table)?;
         if head < after {
             warn!(table = table.name(), head, cursor = after, "the centre is older than what it sent: reading it anew");
@@ -228,34 +329,26 @@ pub(super) async fn pull(
     Ok(pulled)
 }
 
-/// The highest number of each table that this site may read, in the order of [`CentralTable::ALL`]; `None` where the
-/// centre has no such tables.
-async fn heads(central: &mut Central, site_id: Uuid) -> Result<Option<Vec<i64>>, UplinkError> {
-    let columns: Vec<String> = CentralTable::ALL
-        .iter()
-        .map(|table| {
-            let name = table.name();
-            format!(
-                "coalesce((SELECT max(t.change_seq) FROM loupe.{name} t WHERE t.site_id IS NULL OR t.site_id = $1), 0)"
-            )
-        })
-        .collect();
-    let sql = format!("SELECT {}", columns.join(", "));
-    let rows = query(central, site_id, &sql, &[(&site_id, Type::UUID)]).await;
-    match rows {
-        Ok(rows) => Ok(Some(
-            rows.first()
-                .map_or_else(Vec::new, |row| (0..CentralTable::ALL.len()).map(|index| row.get(index)).collect()),
-        )),
-        Err(UplinkError::Statement { source, .. })
-            if source
-                .code()
-                .is_some_and(|code| [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(code)) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+/// The highest number that this site may read, of each table that the centre has.
+async fn heads(central: &mut Central, site_id: Uuid) -> Result<Vec<(CentralTable, i64)>, UplinkError> {
+    let names: Vec<&str> = CentralTable::ALL.iter().map(|table| table.name()).collect();
+    let sql = "SELECT to_regclass('loupe.' || quote_ident(name)) IS NOT NULL
+         FROM unnest($1::text[]) WITH ORDINALITY AS t (name, number) ORDER BY number";
+    let found = query(central, site_id, sql, &[(&names, Type::TEXT_ARRAY)]).await?;
+    let tables: Vec<CentralTable> =
+        CentralTable::ALL.into_iter().zip(&found).filter(|(_, row)| row.get(0)).map(|(table, _)| table).collect();
+    if tables.is_empty() {
+        return Ok(Vec::new());
     }
+    let head = |table: &CentralTable| {
+        let name = table.name();
+        format!("coalesce((SELECT max(t.change_seq) FROM loupe.{name} t WHERE t.site_id IS NULL OR t.site_id = $1), 0)")
+    };
+    let sql = format!("SELECT {}", tables.iter().map(head).collect::<Vec<_>>().join(", "));
+    let rows = query(central, site_id, &sql, &[(&site_id, Type::UUID)]).await?;
+    let numbers = |row: &tokio_postgres::Row| (0..tables.len()).map(|index| row.get(index)).collect();
+    let numbers: Vec<i64> = rows.first().map_or_else(Vec::new, numbers);
+    Ok(tables.into_iter().zip(numbers).collect())
 }
 
 /// The next rows of `table` in the order of their changes: at least one, where there is one.
@@ -336,13 +429,17 @@ fn body(table: CentralTable) -> &'static str {
             "jsonb_build_object('station', t.station, 'assigned_by', t.created_by, 'assigned_at', t.created_at,
                 'recipe_sha256', (SELECT encode(r.sha256, 'hex') FROM loupe.recipes r WHERE r.id = t.recipe_id))"
         }
+        CentralTable::Fits => {
+            "jsonb_build_object('generation_sha256', encode(t.generation_sha256, 'hex'),
+                'sha256', encode(t.sha256, 'hex'), 'body', t.body)"
+        }
     }
 }
 
 type Parameter<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), Type);
 
 /// One statement in a read-only transaction of its own, as this site.
-async fn query(
+pub(super) async fn query(
     central: &mut Central,
     site_id: Uuid,
     sql: &str,
@@ -361,7 +458,7 @@ async fn query(
     tokio::time::timeout(PAGE_TIMEOUT, work).await.map_err(|_| timed_out)?
 }
 
-async fn as_site(transaction: &Transaction<'_>, site_id: Uuid) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn as_site(transaction: &Transaction<'_>, site_id: Uuid) -> Result<(), tokio_postgres::Error> {
     let site_id = site_id.to_string();
     let set = "SELECT set_config('loupe.site_id', $1, true)";
     transaction.query_typed(set, &[(&site_id, Type::TEXT)]).await.map(drop)

@@ -43,6 +43,30 @@ pub struct Published {
     pub updated_by: String,
 }
 
+/// What a device said last of a recipe or fit that the centre wants of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SiteState {
+    /// Code of the site.
+    pub site: String,
+    pub device_id: Uuid,
+    /// `recipe` or `fit`.
+    pub subject_kind: String,
+    /// Station, or index generation, by name.
+    pub subject: String,
+    /// `serving`, `refused` or `withdrawn`.
+    pub outcome: String,
+    pub sha256: String,
+    /// What served before; where it was refused, what goes on serving.
+    pub previous_sha256: Option<String>,
+    /// Why.
+    pub detail: Option<String>,
+    /// What is published for it now.
+    pub wanted_sha256: Option<String>,
+    pub is_as_wanted: bool,
+    /// RFC 3339.
+    pub occurred_at: String,
+}
+
 /// A kind of published row: how people call it, its table, its key, its name.
 struct Kind {
     name: &'static str,
@@ -51,7 +75,7 @@ struct Kind {
     label: &'static str,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind { name: "category", table: "categories", key: "t.code", label: "t.name_en" },
     Kind { name: "color", table: "colors", key: "t.color_id::text", label: "t.name" },
     Kind { name: "part", table: "parts", key: "t.part_number", label: "t.name_en" },
@@ -75,10 +99,16 @@ const KINDS: [Kind; 7] = [
         label: "(SELECT r.name || ' ' || r.version_label || ' ' || left(encode(r.sha256, 'hex'), 12)
             FROM loupe.recipes r WHERE r.id = t.recipe_id)",
     },
+    Kind {
+        name: "fit",
+        table: "fits",
+        key: "'gen-' || left(encode(t.generation_sha256, 'hex'), 12)",
+        label: "'fit ' || left(encode(t.sha256, 'hex'), 12)",
+    },
 ];
 
 /// The kinds that [`Central::withdraw`] knows.
-pub const PUBLISHED_KINDS: [&str; 7] = ["category", "color", "part", "pair", "policy", "kit", "recipe"];
+pub const PUBLISHED_KINDS: [&str; 8] = ["category", "color", "part", "pair", "policy", "kit", "recipe", "fit"];
 
 /// An INSERT … ON CONFLICT DO UPDATE of the rows in `$1` (JSON) for the site `$2`, where they differ.
 struct Upsert {
@@ -285,6 +315,64 @@ impl Central {
             .map_err(&on_statement)?;
         transaction.commit().await.map_err(&on_statement)?;
         Ok(begun > 0)
+    }
+
+    /// Publish the fit of an index generation, checked, for `site` (`None`: every site); `false` when it is already.
+    ///
+    /// # Errors
+    /// When this login may not, or the server refuses; then nothing changed.
+    pub async fn publish_fit(
+        &mut self,
+        site: Option<Uuid>,
+        generation_sha256: Digest,
+        body: &str,
+    ) -> Result<bool, UplinkError> {
+        let sql = format!(
+            "INSERT INTO loupe.fits AS t (site_id, generation_sha256, sha256, body) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (generation_sha256, (coalesce(site_id, {EVERY_SITE})))
+             DO UPDATE SET sha256 = excluded.sha256, body = excluded.body, is_active = true
+             WHERE (t.sha256, t.is_active) IS DISTINCT FROM (excluded.sha256, true)"
+        );
+        let sha256 = Digest::of(body.as_bytes());
+        let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
+            (&site, Type::UUID),
+            (&generation_sha256.as_bytes().as_slice(), Type::BYTEA),
+            (&sha256.as_bytes().as_slice(), Type::BYTEA),
+            (&body, Type::TEXT),
+        ];
+        let changed = self.client.execute_typed(&sql, &params).await.map_err(UplinkError::statement(&self.server))?;
+        Ok(changed > 0)
+    }
+
+    /// How the sites (or `site`) stand to what is published for them, as their devices say.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn provisioning_state(&self, site: Option<Uuid>) -> Result<Vec<SiteState>, UplinkError> {
+        let sql = "SELECT s.code, v.device_id, v.subject_kind, v.subject, v.outcome, encode(v.sha256, 'hex'),
+                encode(v.previous_sha256, 'hex'), v.detail, encode(v.wanted_sha256, 'hex'),
+                coalesce(v.is_as_wanted, false),
+                to_char(v.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+             FROM loupe.v_provisioning_state v JOIN loupe.sites s ON s.id = v.site_id
+             WHERE $1::uuid IS NULL OR v.site_id = $1 ORDER BY 1, 3 DESC, 4, 2";
+        let rows =
+            self.client.query_typed(sql, &[(&site, Type::UUID)]).await.map_err(UplinkError::statement(&self.server))?;
+        Ok(rows
+            .iter()
+            .map(|row| SiteState {
+                site: row.get(0),
+                device_id: row.get(1),
+                subject_kind: row.get(2),
+                subject: row.get(3),
+                outcome: row.get(4),
+                sha256: row.get(5),
+                previous_sha256: row.get(6),
+                detail: row.get(7),
+                wanted_sha256: row.get(8),
+                is_as_wanted: row.get(9),
+                occurred_at: row.get(10),
+            })
+            .collect())
     }
 
     /// What is published for `site` and for every site; without a site, everything.

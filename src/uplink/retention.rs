@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::UplinkError;
 use super::central::Central;
+use crate::failpoint;
 
 /// How long a step may wait for a lock that deliveries hold.
 const LOCK_TIMEOUT: &str = "10s";
@@ -198,6 +199,7 @@ impl Central {
              LOCK TABLE loupe.legal_holds IN SHARE MODE"
         );
         transaction.batch_execute(&begin).await.map_err(&on_statement)?;
+        failpoint::hit("central.retention.begun");
         match step.kind {
             StepKind::Make | StepKind::Move => {
                 let sql = "SELECT loupe.make_partition($1, $2::text::timestamptz)";
@@ -221,7 +223,10 @@ impl Central {
             }
             StepKind::Hold | StepKind::Stray => {}
         }
-        transaction.commit().await.map_err(&on_statement)
+        failpoint::hit("central.retention.done");
+        transaction.commit().await.map_err(&on_statement)?;
+        failpoint::hit("central.retention.committed");
+        Ok(())
     }
 }
 

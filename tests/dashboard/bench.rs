@@ -153,8 +153,10 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
         provider: "cpu".to_owned(),
         required: None,
         is_fallback: false,
+        fault: None,
     };
     let snapshot = Snapshot {
+        stations: std::collections::BTreeMap::new(),
         captured: 12,
         decided: 9,
         refused: [("capture.queue_full".to_owned(), 2)].into(),
@@ -176,6 +178,9 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
             source: "camera 1".to_owned(),
         }],
         snapshot: Arc::new(move || snapshot.clone()),
+        gone: Some(std::sync::Arc::new(|path| {
+            (path == "2026/11/21/gone.jpg").then(|| "Gone since 2026-11-20: kept for <3> days by policy.".to_owned())
+        })),
         lookup: None,
         reviews: None,
         kits: None,

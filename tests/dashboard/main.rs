@@ -154,6 +154,16 @@ fn artifacts_are_served_from_their_folder_only() {
 }
 
 #[test]
+fn a_picture_that_is_gone_is_answered_by_one_that_says_why() {
+    let bench = Bench::new();
+    let answer = bench.get("/artifacts/2026/11/21/gone.jpg");
+    assert_eq!(answer.status, 410);
+    assert!(answer.head.contains("image/svg+xml") && answer.head.contains("no-store"), "{}", answer.head);
+    assert!(answer.body.starts_with("<svg") && answer.body.contains("&lt;3&gt;"), "{}", answer.body);
+    assert!(answer.body.contains("days by policy."), "{}", answer.body);
+}
+
+#[test]
 fn a_rebound_or_missing_host_is_refused() {
     let bench = Bench::new();
     let port = bench.addr().port();

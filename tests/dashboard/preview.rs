@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use loupe::dashboard::{Dashboard, DashboardState, StationInfo};
 use loupe::shutdown::Shutdown;
-use loupe::types::{AnomalyEvidence, ArtifactKind, ArtifactRef, Digest, Inspection, Reason, Verdict};
+use loupe::types::{AnomalyEvidence, ArtifactKind, ArtifactRef, Digest, Inspection, Reason, SurfaceReading, Verdict};
 
 use super::bench::{Bench, inspection, state};
 
@@ -84,6 +84,7 @@ fn with_pictures(mut inspection: Inspection, artifacts: &Path, number: u32) -> I
         map_max: 31.0,
         area_above_ratio: if score > 0.5 { 0.034 } else { 0.0 },
         bank_sha256: Digest::of(b"bank"),
+        surface: SurfaceReading::default(),
     });
     inspection.timings_ms.anomaly = 31.5;
     inspection.timings_ms.total = 76.2;

@@ -129,7 +129,8 @@ fn the_daemon_killed_at_start_at_work_and_at_stop_loses_nothing_it_showed() {
     let own: Vec<&str> = failpoint::ALL
         .iter()
         .copied()
-        .filter(|name| name.starts_with("daemon.") || name.starts_with("pipeline."))
+        // A recipe of the centre is killed at in tests/provisioning.rs: this station has its own.
+        .filter(|name| (name.starts_with("daemon.") || name.starts_with("pipeline.")) && !name.contains(".recipe."))
         .collect();
     let mut kills = 0;
     for round in 0..rounds {

@@ -60,6 +60,8 @@ fn drive(subject: &Subject<'_>, seed: u64, steps: u32) -> Drive {
         clock_us: 0,
         waits: false,
         builds: seed.is_multiple_of(3),
+        keeps: false,
+        pulls: false,
     }
 }
 

@@ -5,16 +5,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use loupe::backup::{Plan, create};
 use loupe::clock::{Clock, Stopwatch};
 use loupe::failpoint;
-use loupe::ledger::{Ledger, NewReview};
-use loupe::matching::{AcceptRule, BuildOptions, Embedding, IndexBuilder, LiveIndex, MatchError, Template};
+use loupe::ledger::{Ledger, LedgerError, LedgerReader, NewReview, Sweep};
+use loupe::matching::{
+    AcceptRule, BuildOptions, Embedding, FitRow, IndexBuilder, LiveIndex, MatchError, PartIndex, Scored, Template,
+    borrowed, fitting,
+};
 use loupe::shutdown::Shutdown;
 use loupe::types::{
-    Catalogue, Digest, GpuStat, Inspection, InspectionId, Kit, KitLine, KitOrder, Part, Reason, ReviewStatus, Timestamp,
+    Catalogue, Digest, GpuStat, Inspection, InspectionId, Kit, KitLine, KitOrder, Part, Reason, ReviewStatus,
+    StoragePolicy, Timestamp,
 };
-use loupe::uplink::{Secret, Uplink, UplinkConfig};
+use loupe::uplink::{DownlinkConfig, Secret, Uplink, UplinkConfig};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -26,6 +32,8 @@ const PATIENCE_MS: f32 = 4_000.0;
 /// In a source: SQLite stores it, PostgreSQL's text cannot, so that central refuses the unit.
 pub const POISON: &str = "poison\0";
 pub const PART: &str = "3001";
+/// That takes its recipe from the centre.
+pub const STATION: &str = "line-1";
 
 /// What a driver is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,6 +50,10 @@ pub struct Drive {
     pub waits: bool,
     /// Also build and switch part indexes.
     pub builds: bool,
+    /// Also back up, export and sweep away pictures and detail.
+    pub keeps: bool,
+    /// Also take in what the centre wants, and wait for it at the end.
+    pub pulls: bool,
 }
 
 /// A promise the program made.
@@ -97,8 +109,31 @@ impl Drive {
         command
     }
 
+    /// One that only comes up, with nothing beyond what each start does.
+    pub fn idle(state: &Path, dsn: &str) -> Self {
+        Self {
+            state: state.to_owned(),
+            dsn: Some(dsn.to_owned()),
+            seed: 1,
+            steps: 0,
+            clock_us: 0,
+            waits: true,
+            builds: false,
+            keeps: false,
+            pulls: false,
+        }
+    }
+
     pub fn index_dir(state: &Path) -> PathBuf {
         state.with_extension("index")
+    }
+
+    pub fn backup_file(state: &Path) -> PathBuf {
+        state.with_extension("backup")
+    }
+
+    pub fn export_file(state: &Path) -> PathBuf {
+        state.with_extension("parcel")
     }
 }
 
@@ -167,10 +202,15 @@ impl Load {
         self.sample();
         self.review();
         self.adjust();
+        if drive.keeps {
+            self.keep(&drive.state);
+        }
         let stop = Shutdown::new();
         let uplink = drive.dsn.as_ref().map(|dsn| {
             let config = UplinkConfig { dsn: Secret::new(dsn.clone()), site_id: None };
-            Uplink::spawn(self.ledger.clone(), config, self.clock.clone(), stop.clone()).unwrap()
+            let downlink = drive.pulls.then(downlink);
+            let (ledger, clock) = (self.ledger.clone(), self.clock.clone());
+            Uplink::spawn_with_downlink(ledger, config, downlink, clock, stop.clone()).unwrap()
         });
         self.kit();
         self.kit();
@@ -184,6 +224,15 @@ impl Load {
             let watch = Stopwatch::start();
             let rests = |ledger: &Ledger| ledger.counters().is_ok_and(|c| c.pending == c.parked);
             while !rests(&self.ledger) && watch.ms() < PATIENCE_MS {
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+        }
+        if drive.keeps {
+            self.sweep();
+        }
+        if drive.pulls && drive.dsn.is_some() {
+            let watch = Stopwatch::start();
+            while !is_settled(&drive.state) && watch.ms() < PATIENCE_MS {
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
         }
@@ -337,12 +386,44 @@ impl Load {
         }
     }
 
+    /// A backup and an export, each in place of the one before it.
+    fn keep(&mut self, state: &Path) {
+        let (backup, export) = (Drive::backup_file(state), Drive::export_file(state));
+        for file in [&backup, &export] {
+            // None yet is as good.
+            drop(std::fs::remove_file(file));
+        }
+        let made = Plan::of_state(state).and_then(|plan| create(&plan, &backup, None, &self.clock, &mut |_, _| ()));
+        if let Err(error) = made {
+            refused("backup", &error);
+        }
+        let reader = LedgerReader::open(state);
+        if let Err(error) = reader.and_then(|reader| reader.export(&export, self.clock.now(), |_, _| ())) {
+            refused("export", &error);
+        }
+    }
+
+    /// All pictures go, and the detail of what was delivered.
+    fn sweep(&mut self) {
+        let policy =
+            StoragePolicy { detail_days: 0, pass_picture_days: 0, picture_days: 0, ..StoragePolicy::default() };
+        let sweep = Sweep::new(self.ledger.clone(), policy, self.clock.clone());
+        if let Err(error) = sweep.and_then(|mut sweep| sweep.expire(&mut |_| true)) {
+            refused("sweep", &error);
+        }
+    }
+
     /// Four generations, one after the other, each taken into service; older ones are removed on the way.
     fn indexes(&mut self, root: &Path) {
         let mut live = None;
         for _ in 0..4 {
             match build(root, &format!("part-{}", self.rng.u64(..))) {
-                Ok(name) => say(&Ack::Generation { name }),
+                Ok(name) => {
+                    say(&Ack::Generation { name });
+                    if let Err(error) = fit(root) {
+                        refused("fit", &error);
+                    }
+                }
                 Err(error) => {
                     refused("index", &error);
                     continue;
@@ -371,6 +452,50 @@ fn part() -> Part {
         weight_g: None,
         confusion_group: None,
     }
+}
+
+/// Recipes that say so cannot be used.
+fn downlink() -> DownlinkConfig {
+    DownlinkConfig {
+        interval: std::time::Duration::ZERO,
+        stations: vec![STATION.to_owned()],
+        prove: Arc::new(|body| if body.contains("bad") { Err("it is a bad one".to_owned()) } else { Ok(()) }),
+        keep_fit: Arc::new(|_| Ok(())),
+        hear: Arc::new(|_| ()),
+    }
+}
+
+/// Whether all that the centre wants, as far as it came, was seen to and told.
+fn is_settled(state: &Path) -> bool {
+    let settled = || -> Result<bool, LedgerError> {
+        let reader = LedgerReader::open(state)?;
+        let Some(wanted) = reader.desired_recipe(STATION)? else { return Ok(false) };
+        let noted = reader.station_recipes()?;
+        let is_seen = |noted: &loupe::ledger::StationRecipe| {
+            [noted.taken_sha256, noted.refused_sha256].contains(&Some(wanted.recipe.sha256))
+        };
+        let (fits, states) = (reader.desired_fits()?, reader.fit_states()?);
+        let is_taken = |fit: &loupe::ledger::CentralFit| {
+            states.iter().any(|s| s.generation_sha256 == fit.generation_sha256 && s.taken_sha256 == Some(fit.sha256))
+        };
+        Ok(noted.iter().any(is_seen)
+            && fits.len() == states.len()
+            && fits.iter().all(is_taken)
+            && reader.provision_reports(1)?.is_empty())
+    };
+    settled().unwrap_or(false)
+}
+
+/// Give the live generation a fit of its own, then one as if from the centre.
+fn fit(root: &Path) -> Result<(), MatchError> {
+    let index = PartIndex::open(root)?;
+    let scored = |similarity| Scored { similarity, size_log: None, is_rival: false };
+    let candidates = vec![("other".to_owned(), scored(0.9)), ("part".to_owned(), scored(0.1))];
+    let row = FitRow { part_id: "other".to_owned(), candidates };
+    let rows = vec![row; 60];
+    fitting::fit(index.generation_sha256(), &rows, 0.1, 0.02)?.store(root, &index.generation_name())?;
+    let central = fitting::fit(index.generation_sha256(), &rows, 0.1, 0.01)?;
+    borrowed::place(root, serde_json::to_string(&central).unwrap().as_bytes(), None).map(drop)
 }
 
 /// Build an index of two parts, one called `name`; the name of its generation.

@@ -22,7 +22,7 @@ use std::path::Path;
 use loupe::failpoint;
 
 /// Kill cycles where the environment does not say.
-const CYCLES: usize = 72;
+const CYCLES: usize = 96;
 
 /// The seed of this run, printed by who uses it.
 fn seed() -> u64 {

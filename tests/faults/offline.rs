@@ -85,6 +85,8 @@ fn a_clock_that_jumps_back_and_forward_loses_and_doubles_nothing() {
             clock_us,
             waits: true,
             builds: false,
+            keeps: false,
+            pulls: false,
         };
         let output = drive.command().output().unwrap();
         assert!(output.status.success());

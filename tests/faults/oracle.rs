@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use loupe::backup::check;
 use loupe::clock::{Clock, Stopwatch};
-use loupe::ledger::{Ledger, LedgerReader, SENT_TABLES, SentTable, database_path};
+use loupe::ledger::{
+    CentralTable, Ledger, LedgerError, LedgerReader, SENT_TABLES, SentTable, database_path, read_parcel,
+};
 use loupe::types::{Digest, Timestamp};
 use loupe::uplink::{Central, ProvisionedSite, Secret, UplinkConfig, block_on, drain};
 use rusqlite::types::Value as Cell;
@@ -15,12 +18,15 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::driver::{Ack, Drive, POISON, serving};
+use crate::driver::{Ack, Drive, POISON, STATION, serving};
 use crate::support::postgres::Postgres;
 use crate::support::samples;
 
 /// Longest time that delivery may take once the faults have ended.
 const PATIENCE_S: u64 = 240;
+
+/// Goes from the ledger some days after it was delivered.
+const DETAIL: [&str; 3] = ["items", "anomaly_maps", "frame_qa_logs"];
 
 /// One device of one site under test, and what it promised.
 pub struct Subject<'a> {
@@ -77,6 +83,29 @@ impl<'a> Subject<'a> {
         UplinkConfig { dsn: self.site.dsn.clone(), site_id: None }
     }
 
+    /// The centre wants another recipe and another fit of this site, and a part of all; every third recipe is no good.
+    pub fn publish(&self, number: u64) {
+        let (site, sort) = (self.site.site_id, if number.is_multiple_of(3) { "bad" } else { "good" });
+        let body = format!("name = \"{sort}-{number}\"");
+        self.server.query(&format!(
+            "INSERT INTO loupe.parts (part_number, name_en) VALUES ('part-{number}', 'Part')
+                 ON CONFLICT DO NOTHING;
+             INSERT INTO loupe.recipes (site_id, sha256, name, version_label, body)
+                 VALUES ('{site}', sha256('{body}'), '{sort}', '{number}', '{body}') ON CONFLICT DO NOTHING;
+             UPDATE loupe.recipe_assignments SET is_active = false WHERE site_id = '{site}' AND is_active;
+             INSERT INTO loupe.recipe_assignments (site_id, station, recipe_id)
+                 SELECT '{site}', '{STATION}', id FROM loupe.recipes WHERE site_id = '{site}' AND body = '{body}';
+             INSERT INTO loupe.fits (site_id, generation_sha256, sha256, body)
+                 VALUES ('{site}', sha256('generation'), sha256('{number}'), '{number}')
+                 ON CONFLICT (generation_sha256, (coalesce(site_id, '00000000-0000-0000-0000-000000000000'::uuid)))
+                 DO UPDATE SET sha256 = excluded.sha256, body = excluded.body, is_active = true"
+        ));
+    }
+
+    pub fn withdraw_fits(&self) {
+        self.server.query(&format!("UPDATE loupe.fits SET is_active = false WHERE site_id = '{}'", self.site.site_id));
+    }
+
     /// The device started as usual.
     ///
     /// # Panics
@@ -121,6 +150,8 @@ impl<'a> Subject<'a> {
         }
         self.codes_are_unique(&local)?;
         self.index_serves()?;
+        self.copies_are_whole()?;
+        self.centre_is_obeyed()?;
         let told: BTreeSet<Uuid> = self.acks.iter().filter_map(inspection_of).collect();
         verdict.promised = self.acks.iter().filter(|ack| !matches!(ack, Ack::Refused { .. } | Ack::Done)).count();
         verdict.inspections = local.ids("inspections").len();
@@ -166,6 +197,7 @@ impl<'a> Subject<'a> {
             return Err(format!("parked are {waiting:?}, which should be {poison:?}"));
         }
         let mut verdict = Verdict { parked: waiting.len(), ..Verdict::default() };
+        let brief = local.uuids("SELECT inspection_id FROM delivered_inspections WHERE is_brief = 1");
         for table in SENT_TABLES {
             if table.name == "gpu_stats" {
                 self.samples_came_once(device)?;
@@ -185,7 +217,11 @@ impl<'a> Subject<'a> {
                     }
                 }
             }
-            if let Some(key) = there.keys().find(|key| !here.contains_key(*key)) {
+            let is_brief = |row: &Value| {
+                let id = row["inspection_id"].as_str().and_then(|id| id.parse().ok());
+                DETAIL.contains(&table.name) && id.is_some_and(|id: Uuid| brief.contains(&id))
+            };
+            if let Some((key, _)) = there.iter().find(|(key, row)| !here.contains_key(*key) && !is_brief(row)) {
                 return Err(format!("INVENTED: {} {key} is in the centre and not in the ledger", table.name));
             }
             verdict.rows += here.len();
@@ -238,6 +274,80 @@ impl<'a> Subject<'a> {
         } else {
             Err(format!("codes given twice: {here} here, {there:?} there"))
         }
+    }
+
+    /// A backup or export under its own name is whole.
+    fn copies_are_whole(&self) -> Result<(), String> {
+        let backup = Drive::backup_file(&self.state);
+        if backup.exists() {
+            let scratch = self.state.parent().unwrap();
+            let checked = check(&backup, scratch, None, &Clock::system(), &mut |_, _| ());
+            let proof = checked.map_err(|error| format!("the backup is damaged: {error}"))?.proof;
+            if !proof.holds() {
+                return Err(format!("the backup does not add up: {:?}", proof.faults));
+            }
+        }
+        let export = Drive::export_file(&self.state);
+        if export.exists() {
+            read_parcel(&export, |_| Ok::<(), LedgerError>(()))
+                .map_err(|error| format!("the export is damaged: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// What the centre wants is here, and the centre knows what became of it, once.
+    fn centre_is_obeyed(&self) -> Result<(), String> {
+        let site = self.site.site_id;
+        let wanted = self
+            .server
+            .query(&format!("SELECT count(*) FROM loupe.recipe_assignments WHERE site_id = '{site}' AND is_active"));
+        if wanted == "0" {
+            return Ok(());
+        }
+        let drive = Drive { pulls: true, ..Drive::idle(&self.state, &self.dsn()) };
+        let status = drive.command().stdout(std::process::Stdio::null()).status().unwrap();
+        if !status.success() {
+            return Err(format!("a driver that only pulls fails: {status}"));
+        }
+        let reader = LedgerReader::open(&self.state).map_err(|error| error.to_string())?;
+        let head = self
+            .server
+            .query(&format!("SELECT max(change_seq) FROM loupe.parts WHERE site_id IS NULL OR site_id = '{site}'"));
+        let cursor = reader.central_cursor(CentralTable::Parts).map_err(|error| error.to_string())?;
+        if head != cursor.to_string() {
+            return Err(format!("the centre's parts stand at {head}, the cursor at {cursor}"));
+        }
+        let local = Local::open(&self.state);
+        let (held, parts) = (
+            local.number("SELECT count(*) FROM central_rows WHERE table_name = 'parts' AND state = 'applied'"),
+            self.server.query("SELECT count(*) FROM loupe.parts WHERE is_active AND site_id IS NULL"),
+        );
+        if held.to_string() != parts {
+            return Err(format!("of {parts} parts of the centre {held} are in use"));
+        }
+        let told = |kind: &str| {
+            self.server.query(&format!(
+                "SELECT outcome || ' ' || encode(sha256, 'hex') FROM loupe.provision_reports
+                 WHERE site_id = '{site}' AND subject_kind = '{kind}' ORDER BY occurred_at DESC, id DESC LIMIT 1"
+            ))
+        };
+        for fit in reader.fit_states().map_err(|error| error.to_string())? {
+            let serving = fit.taken_sha256.map_or_else(String::new, |sha256| format!("serving {sha256}"));
+            if told("fit") != serving {
+                return Err(format!("of the fit the centre was told `{}`, it is `{serving}`", told("fit")));
+            }
+        }
+        for station in reader.station_recipes().map_err(|error| error.to_string())? {
+            let refused = station.refused_sha256.map(|sha256| format!("refused {sha256}"));
+            if refused.is_some_and(|refused| told("recipe") != refused) {
+                return Err(format!("of the refused recipe the centre was told `{}`", told("recipe")));
+            }
+        }
+        let untold = local.number("SELECT count(*) FROM provision_reports");
+        if untold > 0 {
+            return Err(format!("{untold} reports were not sent"));
+        }
+        Ok(())
     }
 
     /// An index that was once built answers, by the last generation promised or a later one.

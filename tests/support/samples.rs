@@ -3,7 +3,7 @@
 use loupe::ledger::{Ledger, NewArtifact};
 use loupe::types::{
     AnomalyEvidence, ArtifactKind, BoundingBox, Digest, FrameQuality, Inspection, InspectionId, Item, MatchEvidence,
-    Provider, QaStatus, RankedPart, Reason, Tier, Timestamp, Timings, Verdict,
+    Provider, QaStatus, RankedPart, Reason, SurfaceReading, Tier, Timestamp, Timings, Verdict,
 };
 use uuid::Uuid;
 
@@ -72,6 +72,7 @@ fn anomaly(number: u64) -> AnomalyEvidence {
         map_max: 1.0e-7,
         area_above_ratio: 0.02,
         bank_sha256: Digest::of(b"bank"),
+        surface: SurfaceReading::default(),
     }
 }
 

@@ -143,15 +143,17 @@ function drawPicture(inspection) {
   const picture = $("picture");
   const has = (kind) => Boolean(inspection && artifact(inspection, kind));
   const hasPicture = has("frame") || has("overlay") || has("thumbnail");
-  const mode = state.mode === "heatmap" && has("heatmap") ? "heatmap" : "picture";
+  const mode = state.mode !== "picture" && has(state.mode) ? state.mode : "picture";
   $("show-heatmap").disabled = !has("heatmap");
+  $("show-comparison").disabled = !has("comparison");
   $("show-picture").setAttribute("aria-pressed", String(mode === "picture"));
   $("show-heatmap").setAttribute("aria-pressed", String(mode === "heatmap"));
+  $("show-comparison").setAttribute("aria-pressed", String(mode === "comparison"));
   $("show-boxes").setAttribute("aria-pressed", String(state.boxes));
   $("code").textContent = inspection ? inspection.code || "–" : "–";
   $("source").textContent = inspection ? `${inspection.source} · ${inspection.recipe}` : "";
   $("source").title = $("source").textContent;
-  const kinds = mode === "heatmap" ? ["heatmap"] : ["frame", "overlay", "thumbnail"];
+  const kinds = mode !== "picture" ? [mode] : ["frame", "overlay", "thumbnail"];
   const found = inspection && kinds.map((kind) => artifact(inspection, kind)).find(Boolean);
   picture.hidden = !found;
   $("stage-empty").hidden = Boolean(found);
@@ -164,7 +166,7 @@ function drawPicture(inspection) {
     picture.alt = `${WORDS[inspection.verdict]}: ${inspection.source}, ${inspection.items.length} items`;
   }
   // The overlay artifact has its boxes drawn in already.
-  drawBoxes(inspection, Boolean(found) && state.boxes && found.kind !== "overlay");
+  drawBoxes(inspection, Boolean(found) && state.boxes && found.kind !== "overlay" && found.kind !== "comparison");
 }
 
 function drawBoxes(inspection, isOn) {
@@ -305,7 +307,9 @@ function stripEntry(inspection) {
 function drawStatus() {
   const status = state.status;
   const stalled = status.stations.filter((station) => station.state === "stalled").map((station) => station.name);
+  const noticed = status.stations.filter((station) => station.notice);
   if (stalled.length) lamp("lamp-link", "bad", `Stalled: ${stalled.join(", ")}`, "no progress; systemd restarts the daemon if this goes on");
+  else if (noticed.length) lamp("lamp-link", "wait", `Notice: ${noticed[0].name}`, noticed.map((station) => `${station.name}: ${station.notice}`).join("\n"));
   else lamp("lamp-link", "good", "Live");
   $("site").textContent = status.site;
   drawStations();
@@ -332,13 +336,15 @@ function drawUplink(uplink) {
 function drawProviders(providers) {
   const fallen = providers.filter((run) => run.is_fallback || (run.required && run.required !== run.provider));
   const names = [...new Set(providers.map((run) => run.provider.toUpperCase()))].join(", ");
-  if (fallen.length) lamp("lamp-providers", "bad", `Fallback: ${fallen[0].model} on ${fallen[0].provider.toUpperCase()}`, "see Models");
+  const down = providers.filter((run) => run.fault);
+  if (down.length) lamp("lamp-providers", "bad", `Down: ${down[0].model}`, down[0].fault);
+  else if (fallen.length) lamp("lamp-providers", "bad", `Fallback: ${fallen[0].model} on ${fallen[0].provider.toUpperCase()}`, "see Models");
   else if (names) lamp("lamp-providers", "good", names, "where the models run");
   else $("lamp-providers").replaceChildren();
   $("models").replaceChildren(...providers.map((run) => {
-    const isBad = fallen.includes(run);
-    const where = run.provider.toUpperCase() + (run.required && run.required !== run.provider ? `, ${run.required.toUpperCase()} required` : isBad ? ", fallback" : "");
-    return element("li", { className: isBad ? "bad" : "" }, element("span", { text: run.model }), element("span", { text: where }));
+    const isBad = fallen.includes(run) || Boolean(run.fault);
+    const where = run.provider.toUpperCase() + (run.required && run.required !== run.provider ? `, ${run.required.toUpperCase()} required` : fallen.includes(run) ? ", fallback" : "") + (run.fault ? ", being opened again" : "");
+    return element("li", { className: isBad ? "bad" : "", title: run.fault || "" }, element("span", { text: run.model }), element("span", { text: where }));
   }));
   if (!providers.length) $("models").replaceChildren(element("li", { text: "none" }));
 }
@@ -493,6 +499,7 @@ const KEYS = {
   l: goLive,
   p: () => show("picture"),
   h: () => show(state.mode === "heatmap" ? "picture" : "heatmap"),
+  c: () => show(state.mode === "comparison" ? "picture" : "comparison"),
   b: toggleBoxes,
 };
 
@@ -505,6 +512,7 @@ document.addEventListener("keydown", (event) => {
 $("live").addEventListener("click", goLive);
 $("show-picture").addEventListener("click", () => show("picture"));
 $("show-heatmap").addEventListener("click", () => show("heatmap"));
+$("show-comparison").addEventListener("click", () => show("comparison"));
 $("show-boxes").addEventListener("click", toggleBoxes);
 $("picture").addEventListener("error", () => {
   $("picture").hidden = true;

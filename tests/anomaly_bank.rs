@@ -1,0 +1,281 @@
+//! `loupe bank` by the real program on the sample plates: regions, registration, tiles, groups, thresholds, explanations.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use loupe::capture;
+use loupe::types::Image;
+use support::{Assets, fail_with, inspect, loupe, plate_recipe, root, samples, succeed, text};
+use tempfile::TempDir;
+
+fn bank(command: &str) -> Command {
+    let mut process = loupe();
+    process.args(["bank", command, "--models"]).arg(root().join("models"));
+    process
+}
+
+fn json(command: &mut Command) -> serde_json::Value {
+    serde_json::from_str(&text(&succeed(command.arg("--json")).stdout)).unwrap()
+}
+
+fn plates() -> PathBuf {
+    samples().join("plate")
+}
+
+fn split() -> PathBuf {
+    plates().join("split.json")
+}
+
+fn crack() -> PathBuf {
+    plates().join("test/crack/06.jpg")
+}
+
+/// A folder with the first `count` good plates.
+fn few_good(folder: &Path, first: usize, count: usize) -> PathBuf {
+    let few = folder.join(format!("good-{first}-{count}"));
+    std::fs::create_dir_all(&few).unwrap();
+    for number in first..first + count {
+        let name = format!("{number:03}.jpg");
+        std::fs::copy(plates().join("good").join(&name), few.join(name)).unwrap();
+    }
+    few
+}
+
+/// The picture moved by whole pixels; what comes in repeats the border.
+fn shifted(path: &Path, dx: i64, dy: i64) -> Image {
+    let image = capture::read_image(path).unwrap();
+    let (width, height) = (i64::from(image.width_px()), i64::from(image.height_px()));
+    let mut bgr = Vec::with_capacity(image.bgr().len());
+    for y in 0..height {
+        for x in 0..width {
+            let (from_x, from_y) = ((x - dx).clamp(0, width - 1), (y - dy).clamp(0, height - 1));
+            let at = usize::try_from((from_y * width + from_x) * 3).unwrap();
+            bgr.extend_from_slice(&image.bgr()[at..at + 3]);
+        }
+    }
+    Image::from_bgr(image.width_px(), image.height_px(), bgr).unwrap()
+}
+
+fn write_png(path: &Path, image: &Image) {
+    std::fs::write(path, capture::encode_png(image).unwrap()).unwrap();
+}
+
+fn explain(bank_folder: &Path, image: &Path) -> serde_json::Value {
+    json(bank("explain").arg(image).arg("--bank").arg(bank_folder))["evidence"].clone()
+}
+
+#[test]
+fn a_shifted_part_is_brought_into_place_and_another_scene_holds() {
+    let folder = TempDir::new().unwrap();
+    let registered = folder.path().join("registered");
+    let few = few_good(folder.path(), 0, 12);
+    succeed(bank("build").arg("--images").arg(&few).arg("--out").arg(&registered).args(["--register", "translation"]));
+    let moved = folder.path().join("moved.png");
+    write_png(&moved, &shifted(&crack(), 37, -21));
+    let at_rest = explain(&registered, &crack());
+    let in_place = explain(&registered, &moved);
+    assert!(in_place["surface"]["correlation"].as_f64().unwrap() > 0.9, "{in_place}");
+    let peak = |evidence: &serde_json::Value, axis: usize| {
+        let bbox = &evidence["surface"]["regions"][0]["bbox"];
+        (bbox[axis].as_f64().unwrap() + bbox[axis + 2].as_f64().unwrap()) / 2.0
+    };
+    let (dx, dy) = (peak(&in_place, 0) - peak(&at_rest, 0), peak(&in_place, 1) - peak(&at_rest, 1));
+    assert!((dx - 37.0).abs() < 12.0 && (dy + 21.0).abs() < 12.0, "the defect moved by {dx}, {dy}");
+
+    let mut random = fastrand::Rng::with_seed(4);
+    let noise = Image::from_bgr(640, 480, (0..640 * 480 * 3).map(|_| random.u8(..)).collect()).unwrap();
+    let other = folder.path().join("other.png");
+    write_png(&other, &noise);
+    let said = fail_with(bank("explain").arg(&other).arg("--bank").arg(&registered), 1);
+    assert!(said.contains("correlation"), "{said}");
+    let recipe = plate_recipe(folder.path(), &registered, "");
+    let lines = inspect(&recipe, &folder.path().join("state"), &[other, plates().join("good/020.jpg")]);
+    assert_eq!(lines[0]["verdict"], "hold", "{}", lines[0]);
+    assert!(lines[0]["reasons"].as_array().unwrap().contains(&"anomaly.not_registered".into()), "{}", lines[0]);
+    assert_ne!(lines[1]["verdict"], "fail", "{}", lines[1]);
+}
+
+#[test]
+fn what_lies_outside_the_region_is_neither_learnt_nor_scored() {
+    let folder = TempDir::new().unwrap();
+    let few = few_good(folder.path(), 0, 8);
+    let image = capture::read_image(&plates().join("good/030.jpg")).unwrap();
+    let mut bgr = image.bgr().to_vec();
+    for y in 0..100 {
+        bgr[y * 640 * 3..(y * 640 + 150) * 3].fill(255);
+    }
+    let marked = folder.path().join("marked.png");
+    write_png(&marked, &Image::from_bgr(640, 480, bgr).unwrap());
+    let build = |name: &str, options: &[&str]| {
+        let out = folder.path().join(name);
+        let document = json(bank("build").arg("--images").arg(&few).arg("--out").arg(&out).args(options));
+        (out, document["manifest"]["coreset_count"].as_u64().unwrap(), document["manifest"]["grid"].clone())
+    };
+    let raw = |bank: &Path, image: &Path| explain(bank, image)["score_raw"].as_f64().unwrap();
+    let good = plates().join("good/030.jpg");
+    let (whole, whole_count, _) = build("whole", &[]);
+    assert!(raw(&whole, &marked) > 1.5 * raw(&whole, &good), "the mark is a defect for a bank of the whole picture");
+    let (part, part_count, _) = build("part", &["--region", "220,160,639,479"]);
+    assert!(part_count < whole_count * 6 / 10, "{part_count} of {whole_count}");
+    let of_marked = explain(&part, &marked);
+    let (good_raw, marked_raw) = (raw(&part, &good), of_marked["score_raw"].as_f64().unwrap());
+    assert!((marked_raw / good_raw - 1.0).abs() < 0.1, "outside the region it does not count: {good_raw} {marked_raw}");
+    let (ignoring, _, _) = build("ignoring", &["--ignore", "0,0 0.35,0 0.35,0.34 0,0.34"]);
+    assert!((raw(&ignoring, &marked) / raw(&ignoring, &good) - 1.0).abs() < 0.1, "what is ignored does not count");
+    let options = ["--region", "220,160,639,479", "--zoom", "--tiles", "2x1", "--tile-overlap", "0.14"];
+    let (zoomed, _, grid) = build("zoomed", &options);
+    assert_eq!(grid, serde_json::json!([52, 28]));
+    let defect = explain(&zoomed, &crack());
+    assert!(defect["score"].as_f64().unwrap() > 0.5, "{defect}");
+    let said =
+        fail_with(bank("build").arg("--images").arg(&few).arg("--out").arg(folder.path().join("x")).arg("--zoom"), 64);
+    assert!(said.contains("--region"), "{said}");
+}
+
+#[test]
+fn thresholds_keep_their_rate_or_say_how_many_pictures_are_missing() {
+    let folder = TempDir::new().unwrap();
+    let assets = Assets::get();
+    let fit = |name: &str, options: &[&str]| {
+        let mut command = bank("fit");
+        command.arg("--bank").arg(assets.bank()).arg("--out").arg(folder.path().join(name)).args(options);
+        command
+    };
+    let parent =
+        json(bank("evaluate").arg("--bank").arg(assets.bank()).arg("--split").arg(split()).arg("--root").arg(plates()));
+    let fitted = json(&mut fit("rate", &["--objective", "false-reject=0.05"]));
+    assert_eq!(fitted["manifest"]["threshold"], serde_json::json!({"rule": "false_reject", "rate": 0.05}));
+    assert!(fitted["manifest"]["parent"].is_string() && fitted["manifest"]["parent"] != fitted["sha256"]);
+    assert!(fitted["manifest"]["image_threshold_raw"].as_f64() < parent["threshold"].as_f64());
+    let said = fail_with(&mut fit("few", &["--objective", "false-reject=0.01"]), 1);
+    assert!(said.contains("at least 99 good pictures") && said.contains("there are 40"), "{said}");
+    let said = fail_with(&mut fit("sure", &["--objective", "false-reject=0.05", "--confidence", "0.95"]), 1);
+    assert!(said.contains("at least 59"), "{said}");
+    let (list, pictures) = (split(), plates());
+    let labelled = ["--split", list.to_str().unwrap(), "--root", pictures.to_str().unwrap()];
+    let said = fail_with(&mut fit("f1", &[&["--objective", "f1"], &labelled[..]].concat()), 1);
+    assert!(said.contains("validation") && said.contains("--use-test"), "{said}");
+    let best = json(&mut fit("f1", &[&["--objective", "f1", "--use-test"], &labelled[..]].concat()));
+    let on = &best["fitted_on"];
+    assert_eq!((&on["good"], &on["bad_found"]), (&16.into(), &on["bad"]), "{on}");
+    assert_eq!(on["good_rejected"], 0, "{on}");
+}
+
+#[test]
+fn a_bank_grows_by_a_group_and_by_pictures_and_names_its_parent() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (first, more) = (few_good(folder.path(), 0, 6), few_good(folder.path(), 6, 3));
+    let turned = at("turned");
+    std::fs::create_dir_all(&turned).unwrap();
+    for number in 0..4 {
+        let image = capture::read_image(&plates().join(format!("good/{number:03}.jpg"))).unwrap();
+        let upside_down: Vec<u8> = image.bgr().as_chunks::<3>().0.iter().rev().flatten().copied().collect();
+        write_png(&turned.join(format!("{number}.png")), &Image::from_bgr(640, 480, upside_down).unwrap());
+    }
+    let front = json(bank("build").arg("--images").arg(&first).arg("--out").arg(at("a")).args(["--group", "front"]));
+    let both = json(
+        bank("add")
+            .arg("--bank")
+            .arg(at("a"))
+            .arg("--images")
+            .arg(&turned)
+            .arg("--out")
+            .arg(at("b"))
+            .args(["--group", "back"]),
+    );
+    assert_eq!(both["manifest"]["parent"], front["sha256"]);
+    let grown = json(
+        bank("add")
+            .arg("--bank")
+            .arg(at("b"))
+            .arg("--images")
+            .arg(&more)
+            .arg("--out")
+            .arg(at("c"))
+            .args(["--group", "front"]),
+    );
+    let groups = grown["manifest"]["groups"].as_array().unwrap();
+    assert_eq!(
+        (&groups[0]["name"], &groups[0]["train_count"], &groups[1]["train_count"]),
+        (&"front".into(), &9.into(), &4.into())
+    );
+    assert!(groups[0]["coreset_count"].as_u64() > both["manifest"]["groups"][0]["coreset_count"].as_u64());
+    let of_front = explain(&at("c"), &plates().join("good/035.jpg"));
+    let of_back = explain(&at("c"), &turned.join("2.png"));
+    assert_eq!((&of_front["surface"]["group"], &of_back["surface"]["group"]), (&"front".into(), &"back".into()));
+    assert!(of_back["surface"]["nearest_picture"].as_str().unwrap().ends_with(".png"), "{of_back}");
+    let recipe = plate_recipe(folder.path(), &at("c"), "group = \"back\"\npx_per_mm = 8.0\n");
+    let lines = inspect(&recipe, &at("state"), &[plates().join("good/035.jpg")]);
+    assert_eq!(lines[0]["verdict"], "fail", "an upright plate is nothing like the back: {}", lines[0]);
+    let region = &lines[0]["anomaly"]["surface"]["regions"][0];
+    let (px, mm2) = (region["area_px"].as_f64().unwrap(), region["area_mm2"].as_f64().unwrap());
+    assert!((mm2 - px / 64.0).abs() < 0.01 * mm2, "{region}");
+    let kept: Vec<&str> =
+        lines[0]["artifacts"].as_array().unwrap().iter().filter_map(|artifact| artifact["kind"].as_str()).collect();
+    assert!(kept.contains(&"mask") && kept.contains(&"comparison"), "{kept:?}");
+    let wrong = plate_recipe(folder.path(), &at("c"), "group = \"side\"\n");
+    let mut command = loupe();
+    command.arg("inspect").arg("--recipe").arg(wrong).arg("--state").arg(at("state2")).arg(crack());
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("`front`, `back`"), "{said}");
+}
+
+#[test]
+fn evaluation_has_a_row_per_kind_and_an_explanation_its_pictures() {
+    let folder = TempDir::new().unwrap();
+    let assets = Assets::get();
+    let report =
+        json(bank("evaluate").arg("--bank").arg(assets.bank()).arg("--split").arg(split()).arg("--root").arg(plates()));
+    let kinds = report["kinds"].as_array().unwrap();
+    assert!(kinds.len() > 2 && kinds.iter().all(|kind| kind["image_auroc"].as_f64() > Some(0.95)), "{report}");
+    let counted: u64 = kinds.iter().map(|kind| kind["count"].as_u64().unwrap()).sum();
+    assert_eq!(counted + report["good_count"].as_u64().unwrap(), 48);
+    let (out, mask) = (folder.path().join("why.png"), folder.path().join("mask.png"));
+    let said = succeed(
+        bank("explain")
+            .arg(crack())
+            .arg("--bank")
+            .arg(assets.bank())
+            .args(["--px-per-mm", "10", "--out"])
+            .arg(&out)
+            .arg("--mask")
+            .arg(&mask),
+    );
+    let said = text(&said.stdout);
+    assert!(said.contains("mm2") && said.contains("unlike good parts") && said.contains("most alike"), "{said}");
+    let (why, mask) = (capture::read_image(&out).unwrap(), capture::read_image(&mask).unwrap());
+    assert!(why.width_px() > 2 * 640 + 600 && (mask.width_px(), mask.height_px()) == (640, 480), "{why:?}");
+    assert!(mask.bgr().contains(&255) && mask.bgr().contains(&0));
+}
+
+#[test]
+fn a_sweep_compares_sizes_on_pictures_it_has_not_learnt() {
+    let folder = TempDir::new().unwrap();
+    let few = few_good(folder.path(), 0, 10);
+    let mut command = bank("sweep");
+    command
+        .arg("--images")
+        .arg(&few)
+        .args(["--coreset", "0.02,0.1", "--input-px", "128"])
+        .arg("--work")
+        .arg(folder.path());
+    let good_only = json(&mut command);
+    let rows = good_only["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), &good_only["learnt"], &good_only["measured"]), (2, &8.into(), &2.into()));
+    assert!(rows[0]["image_auroc"].is_null() && rows[0]["vectors"].as_u64() < rows[1]["vectors"].as_u64());
+    command.arg("--labelled").arg(split()).arg("--labelled-root").arg(plates());
+    let said = fail_with(&mut command, 1);
+    assert!(said.contains("validation"), "the test list is not taken unasked: {said}");
+    command.arg("--use-test");
+    let labelled = json(&mut command);
+    assert!(labelled["rows"][0]["image_auroc"].as_f64() > Some(0.8) && labelled["used_test"] == true, "{labelled}");
+    assert!(
+        !std::fs::read_dir(folder.path())
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("loupe-sweep") })
+    );
+}
