@@ -127,7 +127,7 @@ fn manifests_without_their_scale_or_of_another_kind_are_refused() {
 fn scores_below_what_the_manifest_calls_lowest_are_refused() {
     let folder = TempDir::new().unwrap();
     let copy = changed(folder.path(), "flow-1", "lowest = -2.0", "lowest = -0.5");
-    let error = score(&copy, &picture(140, false)).unwrap_err().to_string();
+    let error = score(&copy, &picture(128, false)).unwrap_err().to_string();
     assert!(error.contains("anomaly.lowest"), "{error}");
 }
 

@@ -96,6 +96,23 @@ def write(path, text):
     return path
 
 
+def parts(args, work):
+    loupe("index", "build", "--parts", f"{args.parts}/parts.csv", "--templates", f"{args.parts}/templates.csv",
+          "--root", args.parts, "--out", f"{work}/index", "--model", MODEL)
+    templates = f"{work}/templates.npy"
+    peer("--input", "-", "--make-templates", f"{args.parts}/templates.csv", "--root", args.parts, "--templates", templates)
+    belt = write(f"{work}/belt.toml", f'''name = "belt"
+[locate]
+kind = "blob"
+[match]
+index = "{work}/index"
+model = "{MODEL}"
+''')
+    report("clip", belt, [args.clip], args.clip, ["--templates", templates], args.rounds, work)
+    if args.trays:
+        report("trays", belt, [args.trays], args.trays, ["--templates", templates], args.rounds, work)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -104,28 +121,19 @@ def main():
     parser.add_argument("--trays", help="folder of tray images")
     parser.add_argument("--split", default=f"{ROOT}/samples/plate/split.json")
     parser.add_argument("--photos", default=f"{ROOT}/samples/plate", help="folder the split's files are relative to")
+    parser.add_argument("--photos-only", action="store_true", help="leave the belt and the trays out")
+    parser.add_argument("--search", default="exact", choices=["exact", "fast"], help="how Loupe searches the bank")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        loupe("index", "build", "--parts", f"{args.parts}/parts.csv", "--templates", f"{args.parts}/templates.csv",
-              "--root", args.parts, "--out", f"{work}/index", "--model", MODEL)
-        templates = f"{work}/templates.npy"
-        peer("--input", "-", "--make-templates", f"{args.parts}/templates.csv", "--root", args.parts, "--templates", templates)
-        belt = write(f"{work}/belt.toml", f'''name = "belt"
-[locate]
-kind = "blob"
-[match]
-index = "{work}/index"
-model = "{MODEL}"
-''')
-        report("clip", belt, [args.clip], args.clip, ["--templates", templates], args.rounds, work)
-        if args.trays:
-            report("trays", belt, [args.trays], args.trays, ["--templates", templates], args.rounds, work)
+        if not args.photos_only:
+            parts(args, work)
         loupe("bank", "build", "--split", args.split, "--root", args.photos, "--out", f"{work}/bank", "--model", "mobilenetv2",
               "--models", os.path.dirname(MODEL))
         plate = write(f"{work}/plate.toml", f'''name = "plate"
 [anomaly]
 bank = "{work}/bank"
 models = "{os.path.dirname(MODEL)}"
+search = "{args.search}"
 ''')
         files = [os.path.join(args.photos, test["file"]) for test in json.load(open(args.split))["test"]]
         photos = write(f"{work}/photos.txt", "\n".join(files))

@@ -3,7 +3,7 @@
 //! The nearest vector b of a patch q has the largest q·b − |b|²/2. Vectors lie in panels of [`WIDE`], patches in groups of
 //! [`ROWS`], so that a tile of sums stays in the registers; sums start at −|b|²/2, and only each patch's best value leaves
 //! them. All are taken relative to the vectors' mean, which keeps digits of small distances.
-//! One core of a Xeon with AVX-512, 784 patches × 7 840 vectors × 128 values: 163 GFLOP/s, OpenBLAS's product alone 132.
+//! One core of a Xeon with AVX-512, 784 patches × 7 840 vectors × 128 values: 152 GFLOP/s, OpenBLAS's product alone 113.
 //! Pure; runs on the caller's thread and on as many more as it asks for; overload: none, the work is patches × vectors × dim.
 
 /// Patches of a group.

@@ -420,7 +420,7 @@ impl RawAnomaly {
         let source = match self.graph {
             Some(model) => {
                 if self.bank.is_some() || self.models.is_some() || self.search.is_some() || self.group.is_some() {
-                    let message = "is named beside `bank`, `models`, `search` or `group`: a surface is judged by a bank or by a graph";
+                    let message = "and `bank`, `models`, `search`, `group` exclude each other: a bank or a graph judges a surface";
                     document.fault("anomaly.graph", message);
                 }
                 SurfaceSource::Graph { model: folder.join(model) }

@@ -1,0 +1,138 @@
+//! A short run of the fuzz targets on mutated real files, bounded by cases: `LOUPE_FUZZ_CASES=20000` for a long one,
+//! `LOUPE_FUZZ_SEED` to repeat one. What it prints on a failure is the seed, and the bytes lie in the target folder.
+
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+
+/// Cases of each target where the environment does not say.
+const CASES: u64 = 400;
+/// Larger inputs teach nothing more.
+const BYTES_MAX: usize = 64 << 10;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below `folder` with one of these extensions, not too large, in order.
+fn files(folder: &Path, extensions: &[&str], out: &mut Vec<Vec<u8>>) {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if path.is_dir() {
+            files(&path, extensions, out);
+        } else if extensions.contains(&extension) && fs::metadata(&path).unwrap().len() <= BYTES_MAX as u64 {
+            out.push(fs::read(path).unwrap());
+        }
+    }
+}
+
+/// One to four changes of a file: bits, bytes, numbers at the edge, runs cut, doubled or taken from another file.
+fn mutate(random: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+    const EDGES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, 0x7fff_ffff_ffff_ffff, u64::MAX];
+    let mut bytes = seeds[random.usize(..seeds.len())].clone();
+    for _ in 0..random.usize(1..=4) {
+        let at = random.usize(..=bytes.len());
+        let end = (at + random.usize(1..=64)).min(bytes.len());
+        match random.u8(..7) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.u8(..8),
+            1 if at < bytes.len() => bytes[at] = random.u8(..),
+            2 => {
+                let number = EDGES[random.usize(..EDGES.len())].to_le_bytes();
+                let width = [1, 2, 4, 8][random.usize(..4)].min(bytes.len() - at);
+                bytes[at..at + width].copy_from_slice(&number[..width]);
+                if random.bool() {
+                    bytes[at..at + width].reverse();
+                }
+            }
+            3 => drop(bytes.drain(at..end)),
+            4 => bytes.truncate(at),
+            5 => {
+                let run = bytes[at..end].to_vec();
+                bytes.splice(at..at, run);
+            }
+            _ => {
+                let other = &seeds[random.usize(..seeds.len())];
+                let from = random.usize(..=other.len());
+                let to = (from + random.usize(..=256)).min(other.len());
+                bytes.splice(at..end, other[from..to].iter().copied());
+            }
+        }
+    }
+    bytes.truncate(BYTES_MAX);
+    bytes
+}
+
+fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8])) {
+    let (cases, seed) = (setting("LOUPE_FUZZ_CASES", CASES), setting("LOUPE_FUZZ_SEED", 1));
+    assert!(!seeds.is_empty());
+    seeds.iter().for_each(|bytes| target(bytes));
+    let mut random = fastrand::Rng::with_seed(seed);
+    for case in 0..cases {
+        let bytes = mutate(&mut random, seeds);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(&bytes))) {
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{name}-{seed}-{case}"));
+            fs::write(&path, &bytes).unwrap();
+            println!("target `{name}`, seed {seed}, case {case}: bytes in {}", path.display());
+            resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn pictures() {
+    let mut seeds = Vec::new();
+    for folder in ["tests/reference/images", "samples", "models/tiny-yolox", "models/mobilenetv2/golden"] {
+        files(&root().join(folder), &["jpg", "png"], &mut seeds);
+    }
+    // As every format that is decoded: a small picture each.
+    let image =
+        loupe::types::Image::from_bgr(24, 16, (0..24 * 16 * 3).map(|value| (value % 251) as u8).collect()).unwrap();
+    seeds.push(loupe::capture::encode_png(&image).unwrap());
+    seeds.sort_by_key(Vec::len);
+    seeds.truncate(12);
+    run("picture", &seeds, targets::picture);
+}
+
+#[test]
+fn graphs() {
+    let mut seeds = Vec::new();
+    files(&root().join("tests/reference"), &["onnx"], &mut seeds);
+    run("graph", &seeds, targets::graph);
+}
+
+#[test]
+fn annotations() {
+    let mut seeds = vec![fs::read(root().join("tests/reference/detectors/coco.json")).unwrap()];
+    seeds.iter_mut().for_each(|bytes| bytes.truncate(BYTES_MAX));
+    seeds.push(br#"{"images":[{"id":1,"file_name":"a","width":9,"height":9}],"annotations":[{"id":1,"image_id":1,"category_id":1,"bbox":[1,2,3,4],"area":12,"iscrowd":0}],"categories":[{"id":1,"name":"x"}]}"#.to_vec());
+    run("annotations", &seeds, targets::annotations);
+}
+
+#[test]
+fn decoders() {
+    let mut random = fastrand::Rng::with_seed(2);
+    let seeds: Vec<Vec<u8>> = (0..64)
+        .map(|which| {
+            let (rows, columns) = (random.u8(1..12), random.u8(1..40));
+            let values = (0..usize::from(rows) * usize::from(columns)).flat_map(|_| (random.f32() * 4.0).to_le_bytes());
+            [which, rows, columns, columns].into_iter().chain(values).collect()
+        })
+        .collect();
+    run("decoders", &seeds, targets::decoders);
+}
+
+#[test]
+fn recipes() {
+    let mut seeds = Vec::new();
+    files(&root().join("config"), &["toml"], &mut seeds);
+    run("recipe", &seeds, targets::recipe);
+}
