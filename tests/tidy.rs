@@ -41,7 +41,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // PatchCore searches its bank through the one FAISS binding.
     ("anomaly", &["types", "limits", "clock", "inference", "matching"]),
     // Option structures live in the room that obeys them.
-    ("config", &["types", "limits", "quality", "locate", "inference", "capture", "uplink"]),
+    ("config", &["types", "limits", "quality", "locate", "inference", "anomaly", "capture", "uplink"]),
     ("kit", &["types", "limits"]),
     ("catalogue", &["types", "limits"]),
     // A session's count is booked in the transaction that ends it.
