@@ -94,8 +94,7 @@ fn pictures() {
         files(&root().join(folder), &["jpg", "png"], &mut seeds);
     }
     // As every format that is decoded: a small picture each.
-    let image =
-        loupe::types::Image::from_bgr(24, 16, (0..24 * 16 * 3).map(|value| (value % 251) as u8).collect()).unwrap();
+    let image = loupe::types::Image::from_bgr(24, 16, (0..=u8::MAX).cycle().take(24 * 16 * 3).collect()).unwrap();
     seeds.push(loupe::capture::encode_png(&image).unwrap());
     seeds.sort_by_key(Vec::len);
     seeds.truncate(12);

@@ -201,7 +201,7 @@ impl std::str::FromStr for AskedTiles {
 
 impl AskedTiles {
     /// Tiles for an area of this size by a model input of `input_px`, with about `overlap_ratio` of a tile shared, rounded
-    /// to `stride_px`; at most [`TILES_MAX`] when counted automatically.
+    /// to `stride_px`; at most 64 when counted automatically.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares of an image side")]
     pub fn tiles(self, area_px: [f32; 2], input_px: (u32, u32), overlap_ratio: f32, stride_px: u32) -> Tiles {
