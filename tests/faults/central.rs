@@ -213,6 +213,8 @@ fn a_server_out_of_disk_gets_everything_once() {
     let mut subject = Subject::new(&server, dir.path(), "full");
     // The server's own files fail while the switch is there: tables first, then the write-ahead log, which ends it.
     let data = server.query("SHOW data_directory");
+    // A server that ended stays ended: one that is coming back by itself cannot be started.
+    server.configure("restart_after_crash = off");
     let rounds = scaled(1, 10);
     for (matching, what) in [("/base/", "tables"), ("/pg_wal/", "the write-ahead log")] {
         let switch = Path::new(&data).with_file_name("full");
@@ -233,6 +235,7 @@ fn a_server_out_of_disk_gets_everything_once() {
             deliverer.fails(2);
             std::fs::remove_file(&switch).unwrap();
             if !server.answers() {
+                until("has not ended", || !Path::new(&data).join("postmaster.pid").exists());
                 server.restart_in(&environment);
             }
             until("does not deliver again", || ledger.counters().unwrap().pending == 0);
