@@ -95,6 +95,10 @@ fn a_shifted_part_is_brought_into_place_and_another_scene_holds() {
     assert_eq!(lines[0]["verdict"], "hold", "{}", lines[0]);
     assert!(lines[0]["reasons"].as_array().unwrap().contains(&"anomaly.not_registered".into()), "{}", lines[0]);
     assert_ne!(lines[1]["verdict"], "fail", "{}", lines[1]);
+    let mut again = loupe();
+    again.arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("again"));
+    let said = text(&again.arg(crack()).output().unwrap().stderr);
+    assert!(!said.contains("warm-up"), "a picture of nothing is no fault of the bank: {said}");
 }
 
 #[test]

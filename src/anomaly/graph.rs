@@ -131,6 +131,14 @@ impl super::Surface for GraphSurface {
         Ok(AnomalyResult { evidence, map, nearest: None, backbone_ms, search_ms: 0.0, map_ms: watch.ms() })
     }
 
+    fn warm_up(&mut self) -> Result<(), AnomalyError> {
+        let [width_px, height_px] = self.model.manifest().input().size_px;
+        let bytes = vec![128; width_px as usize * height_px as usize * 3];
+        let grey = Image::from_bgr(width_px, height_px, bytes).map_err(|error| self.fault(error.to_string()))?;
+        self.model.run(&grey)?;
+        Ok(())
+    }
+
     fn bank_sha256(&self) -> Digest {
         self.manifest_sha256
     }

@@ -240,38 +240,40 @@ impl PatchCore {
     pub fn bank(&self) -> &Bank {
         &self.bank
     }
+}
 
-    #[must_use]
-    pub fn bank_sha256(&self) -> Digest {
+impl super::Surface for PatchCore {
+    fn score(&mut self, image: &Image) -> Result<AnomalyResult, AnomalyError> {
+        PatchCore::score(self, image)
+    }
+
+    /// Opening it ran the model, to learn its grid.
+    fn warm_up(&mut self) -> Result<(), AnomalyError> {
+        Ok(())
+    }
+
+    fn bank_sha256(&self) -> Digest {
         self.bank.sha256()
     }
 
-    #[must_use]
-    pub fn model_sha256(&self) -> Digest {
+    fn model_sha256(&self) -> Digest {
         self.describer.model.manifest().sha256()
     }
 
-    /// Where the model really runs.
-    #[must_use]
-    pub fn provider(&self) -> Provider {
+    fn provider(&self) -> Provider {
         self.describer.model.provider()
     }
 
-    #[must_use]
-    pub fn is_fallback(&self) -> bool {
+    fn is_fallback(&self) -> bool {
         self.describer.model.is_fallback()
     }
 
-    /// How the model is doing, where stations share it.
-    #[must_use]
-    pub fn health(&self) -> &ModelHealth {
-        self.describer.model.health()
+    fn session_ms(&self) -> f64 {
+        self.describer.model.session_ms()
     }
 
-    /// Summed time inside ONNX Runtime since the bank was opened.
-    #[must_use]
-    pub fn session_ms(&self) -> f64 {
-        self.describer.model.session_ms()
+    fn health(&self) -> &ModelHealth {
+        self.describer.model.health()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{AnomalyError, AnomalyResult, PatchCore};
+use super::{AnomalyError, AnomalyResult};
 use crate::inference::ModelHealth;
 use crate::types::{Digest, Image, Provider};
 
@@ -13,6 +13,12 @@ pub trait Surface: Debug + Send {
     /// # Errors
     /// When the model fails or gives what is no score; the frame then holds.
     fn score(&mut self, image: &Image) -> Result<AnomalyResult, AnomalyError>;
+
+    /// Run the model once, so that the first picture does not pay for it; what it says of a picture of nothing is no fault.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn warm_up(&mut self) -> Result<(), AnomalyError>;
 
     /// Of the file that names everything a score rests on: a bank's manifest, or a graph's.
     fn bank_sha256(&self) -> Digest;
@@ -30,34 +36,4 @@ pub trait Surface: Debug + Send {
 
     /// How the model is doing, where stations share it.
     fn health(&self) -> &ModelHealth;
-}
-
-impl Surface for PatchCore {
-    fn score(&mut self, image: &Image) -> Result<AnomalyResult, AnomalyError> {
-        PatchCore::score(self, image)
-    }
-
-    fn bank_sha256(&self) -> Digest {
-        PatchCore::bank_sha256(self)
-    }
-
-    fn model_sha256(&self) -> Digest {
-        PatchCore::model_sha256(self)
-    }
-
-    fn provider(&self) -> Provider {
-        PatchCore::provider(self)
-    }
-
-    fn is_fallback(&self) -> bool {
-        PatchCore::is_fallback(self)
-    }
-
-    fn session_ms(&self) -> f64 {
-        PatchCore::session_ms(self)
-    }
-
-    fn health(&self) -> &ModelHealth {
-        PatchCore::health(self)
-    }
 }

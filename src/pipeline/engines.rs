@@ -183,7 +183,7 @@ impl Engines {
             faults.extend(matcher.model.embed(&[(&grey, area)], input_px).err().map(|error| error.to_string()));
         }
         if let Some(surface) = &mut self.surface {
-            faults.extend(surface.score(&grey).err().map(|error| error.to_string()));
+            faults.extend(surface.warm_up().err().map(|error| error.to_string()));
         }
         for fault in faults {
             warn!(error = fault, "a model failed in its warm-up; frames that need it will be held");
