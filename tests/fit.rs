@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use loupe::matching::{
-    AcceptRule, BuildOptions, Embedding, Fit, FitRow, Groups, IndexBuilder, PartIndex, Sizes, Template, fitting,
+    AcceptRule, BuildOptions, Embedding, Fit, FitRow, Groups, IndexBuilder, PartIndex, Seen, Shape, ShapesBuilder,
+    Sizes, Template, fitting, turned_views,
 };
-use loupe::types::{Digest, SizeMm};
+use loupe::types::{BoundingBox, Digest, Image, SizeMm};
 
 const DIM: usize = 16;
 const EVERYTHING: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
@@ -23,6 +24,10 @@ fn centre(part: usize) -> Vec<f32> {
     let mut vector: Vec<f32> = (0..DIM).map(|_| rng.f32() - 0.5).collect();
     vector[0] += if part.is_multiple_of(2) { 0.04 } else { -0.04 };
     unit(vector)
+}
+
+fn seen(size_mm: Option<SizeMm>) -> Seen {
+    Seen { size_mm, shape: None }
 }
 
 fn build(dir: &Path, parts: usize) {
@@ -63,7 +68,7 @@ fn fitted(dir: &Path, with_size: bool) -> Fit {
         .iter()
         .zip(&truth)
         .map(|(answer, (part_id, size))| {
-            let scored = index.scored(&answer.top_k, with_size.then_some(*size));
+            let scored = index.scored(&answer.top_k, &Seen { size_mm: with_size.then_some(*size), shape: None });
             let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
             FitRow { part_id: part_id.clone(), candidates: names.zip(scored).collect() }
         })
@@ -83,12 +88,13 @@ fn true_size_names_the_part_that_looks_alone_leave_open() {
     let (vectors, truth) = views(2, 20, 200);
     let answers = index.search(&vectors, EVERYTHING).unwrap();
     let right = |sized: bool| {
-        let fused = answers.iter().zip(&truth).map(|(e, (_, size))| index.fuse(e.clone(), sized.then_some(*size)));
+        let fused =
+            answers.iter().zip(&truth).map(|(e, (_, size))| index.fuse(e.clone(), &seen(sized.then_some(*size))));
         fused.zip(&truth).filter(|(e, (part, _))| e.part_id == *part).count()
     };
     assert!(right(true) > 190 && right(false) < 180, "{} and {} of 200", right(true), right(false));
     let (one, size) = (answers[0].clone(), truth[0].1);
-    let fused = index.fuse(one, Some(size));
+    let fused = index.fuse(one, &seen(Some(size)));
     assert!(fused.top_k.len() <= 5 && fused.probability == fused.top_k[0].probability);
     assert!(fused.required_probability.is_some() && fused.top_k[0].size_log.is_some());
     assert!(fused.shares_group && fused.margin >= 0.0);
@@ -101,7 +107,7 @@ fn without_a_fit_nothing_has_a_probability_and_the_order_stays() {
     let index = PartIndex::open(dir.path()).unwrap();
     let (vectors, truth) = views(3, 20, 20);
     for (answer, (_, size)) in index.search(&vectors, EVERYTHING).unwrap().into_iter().zip(truth) {
-        let fused = index.fuse(answer.clone(), Some(size));
+        let fused = index.fuse(answer.clone(), &seen(Some(size)));
         assert_eq!((fused.part_id, fused.probability), (answer.part_id, None));
     }
 }
@@ -121,4 +127,66 @@ fn a_new_generation_has_no_fit_until_it_is_fitted_and_a_broken_fit_is_an_error()
     std::fs::write(&path, "{").unwrap();
     let error = PartIndex::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains(&format!("{name}.json")) && error.contains("loupe index fit"), "{error}");
+}
+
+/// A wing: a slope that rises to the right, or to the left, in a box that fills the picture.
+fn wing(rises_right: bool, height_px: u32, part: u8, ground: u8) -> Image {
+    let level = |x: u32, y: u32| {
+        let x = if rises_right { x } else { 59 - x };
+        if y * 60 >= (60 - x) * height_px * 2 / 3 { part } else { ground }
+    };
+    let bgr = (0..60 * height_px).flat_map(|at| [level(at % 60, at / 60); 3]).collect();
+    Image::from_bgr(60, height_px, bgr).unwrap()
+}
+
+#[test]
+fn parts_that_embed_alike_are_told_apart_by_their_shape() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedding =
+        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let groups = ["left", "right"].map(|part| (part.to_owned(), "wing".to_owned()));
+    let mut shapes = ShapesBuilder::default();
+    shapes.push("left", turned_views(&wing(false, 60, 200, 20)));
+    shapes.push("right", turned_views(&wing(true, 60, 200, 20)));
+    let mut builder = IndexBuilder::new(DIM, embedding, BuildOptions::default())
+        .with_groups(Groups::new(groups.into()))
+        .with_shapes(shapes);
+    for part in ["left", "right"] {
+        let template = Template { part_id: part.to_owned(), color_id: None, view: "0".to_owned() };
+        builder.push(template, &centre(0)).unwrap();
+    }
+    builder.build(dir.path()).unwrap();
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut item = |is_right: bool| {
+        let image = wing(is_right, rng.u32(40..60), rng.u8(150..255), rng.u8(0..100));
+        let shape = Some(Shape::of(&image, &BoundingBox::whole(60, image.height_px())));
+        let vector: Vec<f32> = centre(0).iter().map(|v| v + (rng.f32() - 0.5) * 0.1).collect();
+        (vector, Seen { size_mm: None, shape }, if is_right { "right" } else { "left" })
+    };
+    let items: Vec<_> = (0..120).map(|at| item(at % 3 == 0)).collect();
+    let index = PartIndex::open(dir.path()).unwrap();
+    let answer = |vector: &[f32]| index.search(vector, EVERYTHING).unwrap().remove(0);
+    let rows: Vec<FitRow> = items[..60]
+        .iter()
+        .map(|(vector, seen, part)| {
+            let answer = answer(vector);
+            assert!(index.wants_shape(&answer.top_k));
+            let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
+            FitRow { part_id: (*part).to_owned(), candidates: names.zip(index.scored(&answer.top_k, seen)).collect() }
+        })
+        .collect();
+    let fit = fitting::fit(index.generation_sha256(), &rows, 0.05, 0.01).unwrap();
+    assert!(fit.plain.weights.shape > 1.0, "{:?}", fit.plain.weights);
+    fit.store(dir.path(), &index.generation_name()).unwrap();
+    let index = PartIndex::open(dir.path()).unwrap();
+    let right = |with_shape: bool| {
+        let named = items[60..].iter().filter(|(vector, seen, part)| {
+            let seen = Seen { shape: seen.shape.clone().filter(|_| with_shape), ..Seen::default() };
+            let fused = index.fuse(answer(vector), &seen);
+            assert_eq!(fused.top_k.iter().all(|ranked| ranked.shape.is_some()), with_shape);
+            fused.part_id == *part
+        });
+        named.count()
+    };
+    assert!(right(true) == 60 && right(false) < 50, "{} and {} of 60", right(true), right(false));
 }

@@ -6,8 +6,9 @@
 `--views` is what render.py wrote, `--templates` a CSV (file, part_num) of pictures on an even ground, its folder the
 root; either may be left out, so a folder of photos of one's own parts is enough. Loss: cosine margin over the parts
 (Wang et al., CosFace, 2018), the margin growing with the share of training pictures that are named right: a full one
-from the start kept the first run at a quarter. Small pictures first, then the size
-the index uses. The learning rate follows the further of steps and minutes, so a slow machine still ends at zero; a run
+from the start kept the first run at a quarter. With `--parts`, a CSV (part_num, confusion_group), a second loss asks
+only which member of its group a part is: left or right, one stud longer or not. Parts that are named wrong are drawn
+more often, up to five times. Small pictures first, then the size the index uses. The learning rate follows the further of steps and minutes, so a slow machine still ends at zero; a run
 that reaches `--steps` first is repeated exactly by the same seed. out/log.csv has the loss, and every `--check` steps
 the share of validation views whose nearest template shows the right part.
 """
@@ -31,6 +32,8 @@ def arguments():
     a.add_argument("--wheel", required=True)
     a.add_argument("--views")
     a.add_argument("--templates")
+    a.add_argument("--parts", help="CSV (part_num, confusion_group): parts that are told apart by a loss of their own")
+    a.add_argument("--group-share", type=float, default=0.5, help="weight of that loss")
     a.add_argument("--val", help="views of render.py with another salt")
     a.add_argument("--out", required=True)
     a.add_argument("--steps", type=int, default=6000)
@@ -52,27 +55,34 @@ def arguments():
 
 
 class Draws(torch.utils.data.IterableDataset):
-    """Batches without end: parts in equal shares, views at random."""
+    """Batches without end: parts by `weight` (one a part, shared with the training), views at random."""
 
-    def __init__(self, catalogue, batch, seed, px):
-        self.catalogue, self.batch, self.seed, self.px = catalogue, batch, seed, px
+    def __init__(self, catalogue, batch, seed, px, weight):
+        self.catalogue, self.batch, self.seed, self.px, self.weight = catalogue, batch, seed, px, weight
 
     def __iter__(self):
         cv2.setNumThreads(0)
         rng = np.random.default_rng(self.seed)
         grounds = [ground(rng) for _ in range(300)]
-        index = self.catalogue.index
-        order, at = rng.permutation(len(index)), 0
+        views = [[] for _ in self.catalogue.parts]
+        for entry in self.catalogue.index:
+            views[entry[0]].append(entry)
         while True:
-            images, labels = np.empty((self.batch, self.px.value, self.px.value, 3), "u1"), []
-            for k in range(self.batch):
-                if at == len(order):
-                    order, at = rng.permutation(len(index)), 0
-                entry = index[order[at]]
-                at += 1
+            images = np.empty((self.batch, self.px.value, self.px.value, 3), "u1")
+            share = self.weight.numpy().astype("f8")
+            labels = rng.choice(len(views), self.batch, p=share / share.sum())
+            for k, c in enumerate(labels):
+                entry = views[c][rng.integers(len(views[c]))]
                 images[k] = picture(rng, self.catalogue, entry, images.shape[1], grounds)
-                labels.append(entry[0])
-            yield torch.from_numpy(images), torch.tensor(labels)
+            yield torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def look_alikes(path, parts):
+    """[part, part] bool: in the same confusion group (a part always with itself)."""
+    with open(path, newline="") as f:
+        group = {r["part_num"]: r["confusion_group"] for r in csv.DictReader(f)}
+    of = [group.get(p) or p for p in parts]
+    return torch.tensor([[a == b for b in of] for a in of])
 
 
 def tensor(images):
@@ -137,7 +147,9 @@ def main():
     deep = [p for p in net.parameters() if p.ndim >= 2 and p.requires_grad]
     optimiser = torch.optim.AdamW([{"params": deep, "weight_decay": 0.02}, {"params": flat, "weight_decay": 0.0}, {"params": [centres], "weight_decay": 0.0, "share": 4.0}], lr=a.rate)
     px = torch.multiprocessing.Value("i", a.small_px, lock=False)
-    batches = iter(torch.utils.data.DataLoader(Draws(catalogue, a.batch, a.seed, px), batch_size=None, num_workers=1, prefetch_factor=3))
+    weight, wrong = torch.ones(len(catalogue.parts)).share_memory_(), torch.full((len(catalogue.parts),), 0.5)
+    alike = look_alikes(a.parts, catalogue.parts) if a.parts else None
+    batches = iter(torch.utils.data.DataLoader(Draws(catalogue, a.batch, a.seed, px, weight), batch_size=None, num_workers=1, prefetch_factor=3))
     held = validation(catalogue, a.val, a.px) if a.val else None
     forward = torch.compile(net, dynamic=False) if a.bf16 else net
     began, mean_loss, right = time.time(), 0.0, 0.0
@@ -158,13 +170,20 @@ def main():
         cosine = embedded.float() @ F.normalize(centres).T
         margin = a.margin * right * F.one_hot(labels, len(catalogue.parts))
         loss = F.cross_entropy(a.scale * (cosine - margin), labels, label_smoothing=0.02)
+        if alike is not None:
+            among = (a.scale * cosine).masked_fill(~alike[labels], -1e4)
+            loss = loss + a.group_share * F.cross_entropy(among, labels)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimiser.step()
         slow.update_parameters(net)
         mean_loss = loss.item() if step == 0 else 0.98 * mean_loss + 0.02 * loss.item()
-        right = 0.98 * right + 0.02 * (cosine.argmax(1) == labels).float().mean().item()
+        missed = (cosine.detach().argmax(1) != labels).float()
+        right = 0.98 * right + 0.02 * (1 - missed.mean().item())
+        for c, m in zip(labels.tolist(), missed.tolist()):
+            wrong[c] += 0.05 * (m - wrong[c])
+        weight.copy_(0.25 + wrong)
         step += 1
         if step % 50 == 0:
             print(f"{step} {(time.time() - began) / 60:.1f} min  loss {mean_loss:.3f}  right {right:.3f}  {images.shape[1]} px", flush=True)

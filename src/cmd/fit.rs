@@ -44,15 +44,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
-    let Known { index, rows, vectors } = known;
+    let Known { index, rows, vectors, shapes } = known;
     // A rule that nothing meets: both tiers are searched.
     let everything = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
     let answers = index.search(&vectors, everything)?;
     let fit_rows: Vec<FitRow> = rows
         .iter()
+        .zip(shapes)
         .zip(&answers)
-        .map(|(row, answer)| {
-            let scored = index.scored(&answer.top_k, query_of(row).size_mm);
+        .map(|((row, shape), answer)| {
+            let scored = index.scored(&answer.top_k, &query_of(row, shape).seen);
             let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
             FitRow { part_id: row.part_num.clone(), candidates: names.zip(scored).collect() }
         })

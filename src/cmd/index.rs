@@ -18,7 +18,8 @@ use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
     AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, Outline, PartIndex, Phase,
-    Query, RECALL_TARGET_DEFAULT, Sizes, Template, evaluate, index_name, learned_view, verify,
+    Query, RECALL_TARGET_DEFAULT, Seen, Shape, ShapesBuilder, Sizes, Template, evaluate, index_name, learned_view,
+    turned_views, verify,
 };
 use crate::measure;
 use crate::types::{BoundingBox, Image, LearnedTemplate};
@@ -272,11 +273,18 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
         Some(state_dir) => learned_for(state_dir, &args.out, &embedding, dim, &mut moves)?,
         None => Vec::new(),
     };
-    let mut builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, args.root.join(&row.file))).collect();
     let margin = args.crop_margin;
-    let area = |_: usize, image: &Image| grown_within(foreground(image), margin, image);
+    let mut shapes = ShapesBuilder::default();
+    let area = |at: usize, image: &Image| {
+        if groups.is_of_pair(&rows[at].part_num) {
+            shapes.push(&rows[at].part_num, turned_views(image));
+        }
+        grown_within(foreground(image), margin, image)
+    };
     let vectors = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
+    let builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
+    let mut builder = builder.with_shapes(shapes);
     for (row, vector) in rows.into_iter().zip(vectors.chunks_exact(dim)) {
         builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
     }
@@ -340,8 +348,8 @@ fn count_moves(before: &Outline, after: &Outline, moves: &mut Moves) {
 fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     set_threads(1);
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
-    let Known { index, rows, vectors } = known;
-    let queries: Vec<Query<'_>> = rows.iter().map(|row| query_of(row)).collect();
+    let Known { index, rows, vectors, shapes } = known;
+    let queries: Vec<Query<'_>> = rows.iter().zip(shapes).map(|(row, shape)| query_of(row, shape)).collect();
     let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
     let result = evaluate(&index, &vectors, &queries, rule)?;
     if args.json {
@@ -352,8 +360,11 @@ fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     println!("queries               {}", result.queries);
     println!("right part first      {}", percent(result.top1));
     println!("right part in five    {}", percent(result.top5));
+    if let (Some(top1), Some(top5)) = (result.top1_fused, result.top5_fused) {
+        println!("  with shape          {}, in five {}", percent(top1), percent(top5));
+    }
     if let (Some(top1), Some(top5)) = (result.top1_sized, result.top5_sized) {
-        println!("  with true size      {}, in five {}", percent(top1), percent(top5));
+        println!("  with shape and size {}, in five {}", percent(top1), percent(top5));
     }
     println!("same as exhaustive    {}", percent(result.agreement_with_exact));
     println!("  of stage 1 alone    {}", result.stage1_agreement.map_or_else(|| "-".to_owned(), percent));
@@ -398,6 +409,8 @@ pub(super) struct Known {
     pub rows: Vec<QueryRow>,
     /// `[rows, dim]`.
     pub vectors: Vec<f32>,
+    /// Of each row, where the index compares any.
+    pub shapes: Vec<Option<Shape>>,
 }
 
 /// Open the index in `dir` and embed the pictures of the CSV file `queries`, which start from the folder `root`.
@@ -419,15 +432,19 @@ pub(super) fn embed_known(
     index.require_model(model.embedding_dim(), manifest.sha256())?;
     let embedding = &index.manifest().embedding;
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, root.join(&row.file))).collect();
-    let area = |at: usize, image: &Image| grown_within(rows[at].bbox, embedding.crop_margin_ratio, image);
+    let mut shapes = Vec::with_capacity(rows.len());
+    let area = |at: usize, image: &Image| {
+        shapes.push((!index.shapes().is_empty()).then(|| Shape::of(image, &rows[at].bbox)));
+        grown_within(rows[at].bbox, embedding.crop_margin_ratio, image)
+    };
     let vectors = embed_all(&mut model, &sources, area, embedding.input_px, queries)?;
-    Ok(Known { index, rows, vectors })
+    Ok(Known { index, rows, vectors, shapes })
 }
 
-/// What a row of the queries shows, with its true size where the file has the scale.
-pub(super) fn query_of(row: &QueryRow) -> Query<'_> {
+/// What a row of the queries shows, with its shape, and its true size where the file has the scale.
+pub(super) fn query_of(row: &QueryRow, shape: Option<Shape>) -> Query<'_> {
     let size_mm = row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale));
-    Query { part_id: &row.part_num, size_mm }
+    Query { part_id: &row.part_num, seen: Seen { size_mm, shape } }
 }
 
 /// What a build is doing, on standard error when that is a terminal.
@@ -464,7 +481,7 @@ impl BuildProgress {
 fn embed_all(
     model: &mut FeatureModel,
     sources: &[(u64, PathBuf)],
-    area: impl Fn(usize, &Image) -> BoundingBox,
+    mut area: impl FnMut(usize, &Image) -> BoundingBox,
     input_px: u32,
     csv: &Path,
 ) -> anyhow::Result<Vec<f32>> {

@@ -15,7 +15,7 @@ use super::clusters::{self, Clusters};
 use super::evidence::TierEvidence;
 use super::generation::{
     self, CONTENT_FILES, EVIDENCE_FILE, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, LISTS_FILE, MANIFEST_FILE,
-    SIZES_FILE,
+    SHAPE_VIEWS_FILE, SHAPES_FILE, SIZES_FILE,
 };
 use super::groups::Groups;
 use super::hot;
@@ -23,6 +23,7 @@ use super::ids::{IdsBuilder, Template};
 use super::lists::Lists;
 use super::manifest::{ColdTier, Embedding, FORMAT, HotTier, Manifest};
 use super::search::normalise;
+use super::shapes::ShapesBuilder;
 use super::sizes::Sizes;
 use super::store;
 use super::tune;
@@ -103,6 +104,7 @@ pub struct IndexBuilder {
     vectors: Vec<f32>,
     groups: Groups,
     sizes: Sizes,
+    shapes: ShapesBuilder,
     evidence: TierEvidence,
     /// Normalised; empty: disturbed templates.
     probes: Vec<f32>,
@@ -121,6 +123,7 @@ impl IndexBuilder {
             probes: Vec::new(),
             groups: Groups::default(),
             sizes: Sizes::default(),
+            shapes: ShapesBuilder::default(),
             evidence: TierEvidence::default(),
         }
     }
@@ -129,6 +132,13 @@ impl IndexBuilder {
     #[must_use]
     pub fn with_sizes(mut self, sizes: Sizes) -> Self {
         self.sizes = sizes;
+        self
+    }
+
+    /// Store the shapes of these parts with the generation.
+    #[must_use]
+    pub fn with_shapes(mut self, shapes: ShapesBuilder) -> Self {
+        self.shapes = shapes;
         self
     }
 
@@ -223,7 +233,7 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path, progress: Progress<'_>) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, evidence } = self;
+        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, shapes, evidence } = self;
         if ids.len() == 0 {
             return Err(MatchError::NoTemplates);
         }
@@ -255,6 +265,14 @@ impl IndexBuilder {
             let path = dir.join(SIZES_FILE);
             store::write_synced(&path, &sizes.to_csv()?)?;
             files.insert(SIZES_FILE.to_owned(), generation::entry_of(&path)?);
+        }
+        if !shapes.is_empty() {
+            let (list, views) = shapes.to_files()?;
+            for (name, bytes) in [(SHAPES_FILE, list), (SHAPE_VIEWS_FILE, views)] {
+                let path = dir.join(name);
+                store::write_synced(&path, &bytes)?;
+                files.insert(name.to_owned(), generation::entry_of(&path)?);
+            }
         }
         if !groups.is_empty() {
             let path = dir.join(GROUPS_FILE);

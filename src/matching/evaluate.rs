@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::MatchError;
+use super::fuse::Seen;
 use super::rank::AcceptRule;
 use super::search::PartIndex;
 use crate::clock::Stopwatch;
-use crate::types::{MatchEvidence, RankedPart, SizeMm};
+use crate::types::{MatchEvidence, RankedPart};
 
 /// Parts of which each in turn is taken out of the index to ask whether it is then known for unknown.
 const HOLD_OUT_FOLDS: usize = 10;
 
 /// A picture's embedding with what is known of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Query<'a> {
     pub part_id: &'a str,
-    /// True size of its box.
-    pub size_mm: Option<SizeMm>,
+    pub seen: Seen,
 }
 
 /// What [`evaluate()`] measured.
@@ -29,7 +29,10 @@ pub struct Evaluation {
     pub top1: f64,
     /// Share of queries whose right part is among the first five, 0 to 1.
     pub top5: f64,
-    /// The same with the true size counted in; `None` without a fit or without sizes.
+    /// The same with the shape counted in, where it tells a pair apart; `None` without a fit.
+    pub top1_fused: Option<f64>,
+    pub top5_fused: Option<f64>,
+    /// The same with shape and true size counted in; `None` without a fit or without sizes.
     pub top1_sized: Option<f64>,
     pub top5_sized: Option<f64>,
     /// Share of queries whose best part is that of an exhaustive search, 0 to 1.
@@ -94,13 +97,20 @@ pub fn evaluate(
     let agrees = |(a, b): &(&MatchEvidence, &MatchEvidence)| a.part_id == b.part_id;
     let alone = found.iter().filter(|e| !e.entered_stage2).count();
     let alone_agree = found.iter().zip(&exact).filter(|(a, _)| !a.entered_stage2).filter(agrees).count();
-    let sized = queries.iter().any(|q| q.size_mm.is_some()) && index.fit().is_some_and(|fit| fit.sized.is_some());
-    let sized: Option<Vec<MatchEvidence>> =
-        sized.then(|| exact.iter().zip(queries).map(|(e, q)| index.fuse(e.clone(), q.size_mm)).collect());
+    let fused = |with_size: bool| -> Vec<MatchEvidence> {
+        let seen = |q: &Query<'_>| Seen { size_mm: q.seen.size_mm.filter(|_| with_size), ..q.seen.clone() };
+        exact.iter().zip(queries).map(|(e, q)| index.fuse(e.clone(), &seen(q))).collect()
+    };
+    let is_sized =
+        queries.iter().any(|q| q.seen.size_mm.is_some()) && index.fit().is_some_and(|fit| fit.sized.is_some());
+    let sized = is_sized.then(|| fused(true));
+    let fused = index.fit().map(|_| fused(false));
     Ok(Evaluation {
         queries: queries.len(),
         top1: hits(&found, 1),
         top5: hits(&found, 5),
+        top1_fused: fused.as_ref().map(|fused| hits(fused, 1)),
+        top5_fused: fused.as_ref().map(|fused| hits(fused, 5)),
         top1_sized: sized.as_ref().map(|sized| hits(sized, 1)),
         top5_sized: sized.as_ref().map(|sized| hits(sized, 5)),
         agreement_with_exact: share(found.iter().zip(&exact).filter(agrees).count()),
@@ -112,12 +122,12 @@ pub fn evaluate(
         unknown_auroc: hold_out_auroc(queries, &exact, |first, _| first.similarity),
         unknown_auroc_probability: index.fit().and_then(|_| {
             hold_out_auroc(queries, &exact, |_, rest| {
-                let scored = index.scored(rest, None);
+                let scored = index.scored(rest, &Seen::default());
                 let fit = index.fit().map(|fit| fit.plain.probabilities(&scored));
                 fit.unwrap_or_default().into_iter().fold(0.0, f32::max)
             })
         }),
-        groups: within_groups(index, queries, &exact),
+        groups: within_groups(index, queries, fused.as_ref().unwrap_or(&exact)),
         p50_us: percentile(&times_us, 0.50),
         p99_us: percentile(&times_us, 0.99),
     })

@@ -1,8 +1,8 @@
 //! The fit of a generation: from a query's candidates to the probability that the best is right, and how much is asked.
 //!
 //! Of the candidates `c` and the answer "none of them", each has the score
-//! `z_c = similarity × cos_c + size × ln p(box | part_c) + group × [c shares the first one's confusion group]`,
-//! `z_none = none`, and the share `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). A rising curve makes that share
+//! `z_c = similarity × cos_c + size × ln p(box | part_c) + shape × Δ_c + group × [c shares the first one's confusion group]`,
+//! `z_none = none`, where Δ_c is how much more like c the shape is than like its pair on average; and the share `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). A rising curve makes that share
 //! the hit rate that was seen at it. Both are learned by [`super::fitting`] from pictures whose part is known, apart for
 //! queries with and without a true size.
 //!
@@ -29,6 +29,9 @@ pub struct Scored {
     pub similarity: f32,
     /// [`crate::measure::log_likelihood`] of the item's box; `None` where the scale or the part's size is not known.
     pub size_log: Option<f32>,
+    /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; 0 where
+    /// the shape is not known or only one of the two is a candidate.
+    pub shape: f32,
     /// It is not the most similar candidate, but of that one's confusion group.
     pub is_rival: bool,
 }
@@ -39,6 +42,9 @@ pub struct Scored {
 pub struct Weights {
     pub similarity: f32,
     pub size: f32,
+    /// 0 in the fits of versions that knew no shapes.
+    #[serde(default)]
+    pub shape: f32,
     pub group: f32,
     pub none: f32,
 }
@@ -119,7 +125,10 @@ impl Weights {
 
     fn score(&self, candidate: &Scored) -> f32 {
         let rival = if candidate.is_rival { self.group } else { 0.0 };
-        self.similarity * candidate.similarity + self.size * candidate.size_log.unwrap_or(0.0) + rival
+        self.similarity * candidate.similarity
+            + self.size * candidate.size_log.unwrap_or(0.0)
+            + self.shape * candidate.shape
+            + rival
     }
 }
 
@@ -173,13 +182,13 @@ impl Fit {
             return Err(fault(format!("it has format {}, this version reads {FORMAT}", fit.format)));
         }
         for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
-            let Weights { similarity, size, group, none } = scorer.weights;
+            let Weights { similarity, size, shape, group, none } = scorer.weights;
             let rises = scorer.curve.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]);
             if !rises || scorer.curve.iter().flatten().any(|value| !(0.0..=1.0).contains(value)) {
                 return Err(fault("its curve does not rise from 0 to 1".to_owned()));
             }
             let thresholds = std::iter::once(&scorer.threshold).chain(scorer.part_thresholds.values());
-            if [similarity, size, group, none].iter().any(|weight| !weight.is_finite())
+            if [similarity, size, shape, group, none].iter().any(|weight| !weight.is_finite())
                 || thresholds.into_iter().any(|threshold| !(0.0..=1.0).contains(threshold))
             {
                 return Err(fault("a weight is not a number or a threshold is not 0 to 1".to_owned()));
@@ -232,11 +241,11 @@ mod tests {
     use crate::types::Digest;
 
     fn scored(similarity: f32, size_log: Option<f32>) -> Scored {
-        Scored { similarity, size_log, is_rival: false }
+        Scored { similarity, size_log, shape: 0.0, is_rival: false }
     }
 
     fn scorer() -> Scorer {
-        let weights = Weights { similarity: 20.0, size: 1.0, group: 1.0, none: 10.0 };
+        let weights = Weights { similarity: 20.0, size: 1.0, shape: 30.0, group: 1.0, none: 10.0 };
         Scorer {
             weights,
             curve: vec![[0.0, 0.0], [1.0, 1.0]],

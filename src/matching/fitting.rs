@@ -14,8 +14,8 @@ use crate::types::Digest;
 
 /// Pictures below which nothing is fitted.
 const ROWS_MIN: usize = 50;
-/// Weights: similarity, size, group, none.
-const FEATURES: usize = 4;
+/// Weights: similarity, size, shape, group, none.
+const FEATURES: usize = 5;
 const NEWTON_STEPS: usize = 60;
 /// Ridge on each weight, in units of one picture's log likelihood.
 const RIDGE: f64 = 1e-3;
@@ -133,12 +133,13 @@ impl<'a> Example<'a> {
 
 fn features(scored: &Scored) -> [f64; FEATURES] {
     let rival = if scored.is_rival { 1.0 } else { 0.0 };
-    [f64::from(scored.similarity), f64::from(scored.size_log.unwrap_or(0.0)), rival, 0.0]
+    let size_log = f64::from(scored.size_log.unwrap_or(0.0));
+    [f64::from(scored.similarity), size_log, f64::from(scored.shape), rival, 0.0]
 }
 
 /// The weights under which the examples are likeliest.
 fn learn(examples: &[Example<'_>]) -> Weights {
-    let mut w = [10.0, 0.5, 0.0, 5.0];
+    let mut w = [10.0, 0.5, 0.0, 0.0, 5.0];
     let mut current = log_likelihood(examples, &w);
     for _ in 0..NEWTON_STEPS {
         let (gradient, curvature) = derivatives(examples, &w);
@@ -157,8 +158,8 @@ fn learn(examples: &[Example<'_>]) -> Weights {
         }
     }
     #[expect(clippy::cast_possible_truncation, reason = "weights are used as f32")]
-    let [similarity, size, group, none] = w.map(|weight| weight as f32);
-    Weights { similarity, size, group, none }
+    let [similarity, size, shape, group, none] = w.map(|weight| weight as f32);
+    Weights { similarity, size, shape, group, none }
 }
 
 /// Weights and curve that suit the examples.
@@ -234,7 +235,7 @@ fn derivatives(examples: &[Example<'_>], w: &[f64; FEATURES]) -> ([f64; FEATURES
     for example in examples {
         let p = probabilities(example, w);
         let mut rows: Vec<[f64; FEATURES]> = example.scored.iter().map(features).collect();
-        rows.push([0.0, 0.0, 0.0, 1.0]);
+        rows.push([0.0, 0.0, 0.0, 0.0, 1.0]);
         let mean: [f64; FEATURES] = std::array::from_fn(|i| rows.iter().zip(&p).map(|(row, p)| p * row[i]).sum());
         let truth = rows[example.truth.unwrap_or(example.scored.len())];
         for i in 0..FEATURES {
@@ -356,7 +357,7 @@ mod tests {
                         let own = if part == truth { 0.85 } else { 0.55 };
                         let size_log = if part == truth { 1.0 } else { -4.0 };
                         let similarity = own + noise * (next() - 0.5);
-                        (part.to_string(), Scored { similarity, size_log: Some(size_log), is_rival: false })
+                        (part.to_string(), Scored { similarity, size_log: Some(size_log), shape: 0.0, is_rival: false })
                     })
                     .collect();
                 candidates.sort_by(|a, b| b.1.similarity.total_cmp(&a.1.similarity));

@@ -5,27 +5,46 @@
 use super::fit::{Fit, Scored};
 use super::rank::{MARGIN_MAX, TOP_PARTS};
 use super::search::PartIndex;
+use super::shape::Shape;
 use crate::measure;
 use crate::types::{Digest, MatchEvidence, RankedPart, SizeMm, Tier};
 
+/// What is known of an item beside its embedding.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// Its true size, where the camera's scale is calibrated.
+    pub size_mm: Option<SizeMm>,
+    /// Its shape, where [`PartIndex::wants_shape`] said so.
+    pub shape: Option<Shape>,
+}
+
 impl PartIndex {
-    /// Rank the candidates of `evidence`, as a search gave them, by all that is known of them; `seen` is the item's true
-    /// size where the camera's scale is calibrated. Keeps the best five.
+    /// Whether the shape of the item could tell the candidates apart: two parts of one pair are among them.
     #[must_use]
-    pub fn fuse(&self, mut evidence: MatchEvidence, seen: Option<SizeMm>) -> MatchEvidence {
+    pub fn wants_shape(&self, ranked: &[RankedPart]) -> bool {
+        ranked.iter().any(|one| self.pair_of(one, ranked).is_some())
+    }
+
+    /// Rank the candidates of `evidence`, as a search gave them, by all that is known of them. Keeps the best five.
+    #[must_use]
+    pub fn fuse(&self, mut evidence: MatchEvidence, seen: &Seen) -> MatchEvidence {
         let Some(fit) = self.fit() else {
             evidence.top_k.truncate(TOP_PARTS);
             return evidence;
         };
         let scored = self.scored(&evidence.top_k, seen);
         let scorer = fit.scorer(&scored);
-        for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(scorer.probabilities(&scored))
-        {
+        let probabilities = scorer.probabilities(&scored);
+        for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(probabilities) {
             (ranked.probability, ranked.size_log) = (Some(probability), scored.size_log);
+            ranked.shape = seen.shape.as_ref().and_then(|shape| self.shapes().likeness(shape, &ranked.part_id));
         }
-        // Stable: of equally probable parts the more similar one stays first.
-        let of = |ranked: &RankedPart| ranked.probability.unwrap_or(0.0);
-        evidence.top_k.sort_by(|a, b| of(b).total_cmp(&of(a)));
+        // By share, not by probability: the curve between them may be level, and no evidence is to be lost on it. Stable:
+        // of equal ones the more similar one stays first.
+        let mut order: Vec<(f32, RankedPart)> =
+            scorer.weights.shares(&scored).into_iter().zip(std::mem::take(&mut evidence.top_k)).collect();
+        order.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        evidence.top_k = order.into_iter().map(|(_, ranked)| ranked).collect();
         let (Some(best), second) = (evidence.top_k.first().cloned(), evidence.top_k.get(1).cloned()) else {
             return evidence;
         };
@@ -47,15 +66,30 @@ impl PartIndex {
 
     /// What each of `ranked`, best first, shows for itself.
     #[must_use]
-    pub fn scored(&self, ranked: &[RankedPart], seen: Option<SizeMm>) -> Vec<Scored> {
+    pub fn scored(&self, ranked: &[RankedPart], seen: &Seen) -> Vec<Scored> {
         let first = ranked.first().map_or("", |first| first.part_id.as_str());
-        let size_log = |part_id: &str| measure::log_likelihood(self.sizes().of(part_id)?, seen?);
-        let scored = |(position, ranked): (usize, &RankedPart)| Scored {
-            similarity: ranked.similarity,
-            size_log: size_log(&ranked.part_id),
-            is_rival: position > 0 && self.groups().share(first, &ranked.part_id),
+        let size_log = |part_id: &str| measure::log_likelihood(self.sizes().of(part_id)?, seen.size_mm?);
+        let shape = |one: &RankedPart| {
+            let (shape, other) = (seen.shape.as_ref()?, self.pair_of(one, ranked)?);
+            let of = |part: &RankedPart| self.shapes().likeness(shape, &part.part_id);
+            Some((of(one)? - of(other)?) / 2.0)
+        };
+        let scored = |(position, one): (usize, &RankedPart)| Scored {
+            similarity: one.similarity,
+            size_log: size_log(&one.part_id),
+            shape: shape(one).unwrap_or(0.0),
+            is_rival: position > 0 && self.groups().share(first, &one.part_id),
         };
         ranked.iter().enumerate().map(scored).collect()
+    }
+
+    /// The other part of the pair that `one` is of, where it is among `ranked` and both shapes are known.
+    fn pair_of<'a>(&self, one: &RankedPart, ranked: &'a [RankedPart]) -> Option<&'a RankedPart> {
+        let is_known = |part: &RankedPart| self.shapes().knows(&part.part_id);
+        let is_other = |part: &&RankedPart| {
+            part.part_id != one.part_id && is_known(part) && self.groups().share(&one.part_id, &part.part_id)
+        };
+        ranked.iter().find(is_other).filter(|_| is_known(one))
     }
 
     /// The fit of the opened generation.

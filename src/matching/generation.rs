@@ -1,5 +1,5 @@
 //! One generation directory: `manifest.json`, `l1.vectors`, `l2.vectors`, `l2.lists`, `ids.bin`, perhaps
-//! `groups.csv`, `sizes.csv` and `evidence.csv`; named `gen-` and the first 12 digits of the manifest's digest, and
+//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, and `evidence.csv`; named `gen-` and the first 12 digits of the manifest's digest, and
 //! through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only when every byte was compared with its digest, now or (as
@@ -18,6 +18,7 @@ use super::lists::Lists;
 use super::manifest::{FORMAT, FileEntry, Manifest};
 use super::map::Map;
 use super::proof::{self, Proof};
+use super::shapes::{ShapeList, Shapes};
 use super::sizes::Sizes;
 use crate::types::Digest;
 
@@ -30,6 +31,9 @@ pub const IDS_FILE: &str = "ids.bin";
 pub const GROUPS_FILE: &str = "groups.csv";
 /// Only where the catalogue has the parts' sizes.
 pub const SIZES_FILE: &str = "sizes.csv";
+/// Only where the catalogue has confusion groups of two, with the file of their views.
+pub const SHAPES_FILE: &str = "shapes.csv";
+pub const SHAPE_VIEWS_FILE: &str = "shapes.bin";
 /// Only where the build was given evidence; what the next build starts from.
 pub const EVIDENCE_FILE: &str = "evidence.csv";
 /// Files whose digests the manifest holds.
@@ -45,6 +49,7 @@ pub struct Generation {
     pub ids: TemplateIds,
     pub groups: Groups,
     pub sizes: Sizes,
+    pub shapes: Shapes,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
     /// Vectors of the cold tier, memory-mapped.
@@ -103,9 +108,27 @@ impl Generation {
         check_shapes(&manifest, &l1, &l2, &lists).map_err(damaged)?;
         let groups = read_optional(dir, &manifest, GROUPS_FILE, Groups::parse)?;
         let sizes = read_optional(dir, &manifest, SIZES_FILE, Sizes::parse)?;
+        let shapes = if manifest.files.contains_key(SHAPES_FILE) {
+            let list = read_optional(dir, &manifest, SHAPES_FILE, ShapeList::parse)?;
+            Shapes::new(list, mapped(SHAPE_VIEWS_FILE)?).map_err(damaged)?
+        } else {
+            Shapes::default()
+        };
         check_counts(&manifest, &ids).map_err(damaged)?;
         let l1 = l1.values(0, manifest.l1.count * manifest.dim).unwrap_or(&[]).to_vec();
-        Ok(Self { dir: dir.to_owned(), sha256, manifest, ids, groups, sizes, l1, l2, l2_copy: Vec::new(), lists })
+        Ok(Self {
+            dir: dir.to_owned(),
+            sha256,
+            manifest,
+            ids,
+            groups,
+            sizes,
+            shapes,
+            l1,
+            l2,
+            l2_copy: Vec::new(),
+            lists,
+        })
     }
 
     /// Vectors of the cold tier in the order of the ids, `[l2.count, dim]`, memory-mapped.
@@ -173,7 +196,7 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
 
 /// The files that this generation has by its manifest.
 fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
-    let optional = [GROUPS_FILE, SIZES_FILE, EVIDENCE_FILE];
+    let optional = [GROUPS_FILE, SIZES_FILE, SHAPES_FILE, SHAPE_VIEWS_FILE, EVIDENCE_FILE];
     let optional = optional.into_iter().filter(|name| manifest.files.contains_key(*name));
     CONTENT_FILES.into_iter().chain(optional)
 }

@@ -37,6 +37,12 @@ impl Groups {
         self.group_of.get(part_id).map(String::as_str)
     }
 
+    /// Whether the part's group is of two: it and one other.
+    #[must_use]
+    pub fn is_of_pair(&self, part_id: &str) -> bool {
+        self.of(part_id).is_some_and(|name| self.group_of.values().filter(|group| *group == name).count() == 2)
+    }
+
     /// Whether two parts are of one group.
     #[must_use]
     pub fn share(&self, one: &str, other: &str) -> bool {
@@ -87,6 +93,7 @@ mod tests {
         let pairs = [("a", "left"), ("b", "left"), ("c", "right")].map(|(part, group)| (part.into(), group.into()));
         let groups = Groups::new(pairs.into());
         assert!(groups.share("a", "b") && !groups.share("a", "c"));
+        assert!(groups.is_of_pair("a") && !groups.is_of_pair("c") && !groups.is_of_pair("x"));
         assert!(!groups.share("x", "y"), "parts without a group are not in one");
         assert_eq!(Groups::parse(&groups.to_csv().unwrap()).unwrap(), groups);
     }

@@ -166,6 +166,7 @@ impl Names<'_> {
                 similarity,
                 probability: None,
                 size_log: None,
+                shape: None,
             });
         }
         let (template, _) = self.ids.get(candidate.template)?;
@@ -176,6 +177,7 @@ impl Names<'_> {
             similarity,
             probability: None,
             size_log: None,
+            shape: None,
         })
     }
 }

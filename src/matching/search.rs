@@ -193,6 +193,12 @@ impl PartIndex {
         &self.generation.groups
     }
 
+    /// Shapes of the parts that only these tell apart.
+    #[must_use]
+    pub fn shapes(&self) -> &super::Shapes {
+        &self.generation.shapes
+    }
+
     /// True sizes of the parts.
     #[must_use]
     pub fn sizes(&self) -> &super::Sizes {

@@ -21,7 +21,7 @@ use crate::inference::InferenceError;
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate::{self, LocateError};
-use crate::matching::{AcceptRule, Learning, PartIndex};
+use crate::matching::{AcceptRule, Learning, PartIndex, Seen, Shape};
 use crate::measure::{measure_colour, measure_size};
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
@@ -294,8 +294,10 @@ fn identify(
     let learning = Learning { delta: Some(&delta), group_margin: stage.group_margin };
     match index.search_with(&embeddings, rule, learning) {
         Ok(matches) => {
-            for (item, matched) in found.evidence.items.iter_mut().zip(matches) {
-                let mut matched = index.fuse(matched, item.size_mm);
+            for ((item, bbox), matched) in found.evidence.items.iter_mut().zip(boxes).zip(matches) {
+                let is_weighed = index.fit().is_some() && index.wants_shape(&matched.top_k);
+                let shape = is_weighed.then(|| Shape::of(image, bbox));
+                let mut matched = index.fuse(matched, &Seen { size_mm: item.size_mm, shape });
                 matched.quality_level = station.quality_levels.get(&matched.part_id).copied();
                 item.matched = Some(matched);
             }

@@ -98,6 +98,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
             similarity,
             probability: None,
             size_log: None,
+            shape: None,
         }],
         shares_group: false,
         delta_sha256: None,
