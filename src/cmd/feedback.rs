@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::ledger_desk::Place;
 use super::people::{Signed, hand_over};
+use crate::ledger::check_feedback_order;
 use crate::types::{ActionResult, ActionTaken, Feedback, FeedbackOrder, FeedbackType};
 
 /// Keeps what people think of inspections and of the site, and what they did about it; both go to the centre.
@@ -141,7 +142,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     // Before the way to the daemon, which reads short bodies only.
-    order.check().map_err(|fault| anyhow!(fault))?;
+    check_feedback_order(&order).map_err(|fault| anyhow!(fault))?;
     let done = hand_over(&signed.place, "/api/v1/feedback", &order, |ledger| ledger.feedback(order.clone()))?;
     if signed.place.json {
         println!("{}", serde_json::to_string_pretty(&done)?);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::ledger_desk::{Place, Writer, in_words, open};
 use super::review::post;
 use crate::dashboard::{PeopleCall, PeopleFn, ReviewRefusal};
-use crate::ledger::{Ledger, LedgerError, LedgerReader};
+use crate::ledger::{Ledger, LedgerError, LedgerReader, check_person_order};
 use crate::limits::DASHBOARD_FEEDBACK_MAX;
 use crate::types::{Person, PersonOrder, Role};
 
@@ -126,7 +126,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     // Before the way to the daemon, which reads short bodies only.
-    order.check().map_err(|fault| anyhow!(fault))?;
+    check_person_order(&order).map_err(|fault| anyhow!(fault))?;
     let done = hand_over(&signed.place, "/api/v1/people", &order, |ledger| ledger.person(order.clone()))?;
     if signed.place.json {
         println!("{}", serde_json::to_string_pretty(&done)?);

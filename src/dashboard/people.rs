@@ -19,7 +19,7 @@ use crate::types::{FeedbackOrder, PersonOrder};
 
 const OFF: ApiError = ApiError::new(StatusCode::NOT_FOUND, "no_feedback", "this dashboard takes no feedback");
 const BAD_BODY: ApiError =
-    ApiError::new(StatusCode::BAD_REQUEST, "bad_order", "the body is no order; see docs/people.md for its fields");
+    ApiError::new(StatusCode::BAD_REQUEST, "bad_order", "the body is no order; see the manual for its fields");
 const BROKEN: ApiError =
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "feedback_failed", "nothing was stored; see the log");
 

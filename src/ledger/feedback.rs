@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use super::operators::signer;
+use super::orders::check_feedback_order;
 use super::reader::LedgerReader;
 use super::reviews::{no_item, refused};
 use super::rows::enqueue_single;
@@ -32,7 +33,7 @@ const ACTION: &str = "SELECT a.id, a.occurred_at, a.inspection_id, i.code, a.act
 
 /// Do what `order` says; answers with the feedback or action. On an error the caller rolls back.
 pub(super) fn apply(connection: &Connection, order: &FeedbackOrder, now: Timestamp) -> rusqlite::Result<Value> {
-    order.check().map_err(refused)?;
+    check_feedback_order(order).map_err(refused)?;
     match order {
         FeedbackOrder::Say { .. } => say(connection, order, now),
         FeedbackOrder::Act { .. } => act(connection, order, now),

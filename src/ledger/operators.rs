@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::LedgerError;
+use super::orders::check_person_order;
 use super::reader::LedgerReader;
 use super::reviews::refused;
 use super::rows::enqueue_single;
@@ -52,7 +53,7 @@ pub(super) fn signer(connection: &Connection, name: &str) -> rusqlite::Result<Si
 
 /// Do what `order` says; answers with the person. On an error the caller rolls back.
 pub(super) fn apply(connection: &Connection, order: &PersonOrder, now: Timestamp) -> rusqlite::Result<Value> {
-    order.check().map_err(refused)?;
+    check_person_order(order).map_err(refused)?;
     let person = match order {
         PersonOrder::Add { username, full_name, role, by } => {
             let by = signer(connection, by)?;

@@ -340,9 +340,11 @@ fn without_logins_reviews_are_taken_on_loopback_only() {
     let asks = ["POST /api/v1/reviews", "POST /api/v1/feedback", "POST /api/v1/people", "GET /api/v1/people"];
     for ask in asks {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let body = if ask.starts_with("POST") { "{}" } else { "" };
         let request = format!(
             "{ask} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n\
-             Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
         );
         std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
         let mut answer = String::new();
