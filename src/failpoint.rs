@@ -44,6 +44,8 @@ pub const ALL: &[&str] = &[
     "ledger.bind_site.savepoint",
     "ledger.review.savepoint",
     "ledger.review.half",
+    "ledger.operator.half",
+    "ledger.remark.half",
     "ledger.edit.savepoint",
     "ledger.kit.ended",
     "ledger.kit.booked",

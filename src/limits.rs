@@ -71,6 +71,12 @@ pub const DELTA_TEMPLATES_MAX: usize = 2_048;
 pub const REVIEW_WORD_CHARS_MAX: usize = 100;
 /// Longest reason of a review, characters.
 pub const REVIEW_REASON_CHARS_MAX: usize = 1_000;
+/// Longest action that was taken, characters.
+pub const ACTION_TAKEN_CHARS_MAX: usize = 200;
+/// People registered at one device, retired ones among them; a list of all is some 200 kB.
+pub const PEOPLE_MAX: usize = 1_000;
+/// Feedback and actions listed on the dashboard.
+pub const DASHBOARD_FEEDBACK_MAX: usize = 100;
 /// Largest body that the dashboard reads, bytes: a review of the longest words in UTF-8 stays below.
 pub const DASHBOARD_BODY_BYTES_MAX: usize = 8_192;
 /// Reviews listed on the dashboard.

@@ -41,6 +41,10 @@ enum Command {
     Model(cmd::model::Args),
     /// Say of an inspected item what it really is, and see what was said.
     Review(cmd::review::Args),
+    /// Register the people who may sign reviews and feedback.
+    People(cmd::people::Args),
+    /// Keep what people think of inspections, and what they did about them.
+    Feedback(cmd::feedback::Args),
     /// Import and show the catalogue of parts, colours and look-alikes.
     Catalog(cmd::catalog::Args),
     /// Count inspected trays against a kit.
@@ -97,6 +101,8 @@ fn main() -> ExitCode {
         Command::Detect(args) => cmd::detect::run(args),
         Command::Model(args) => cmd::model::run(args),
         Command::Review(args) => cmd::review::run(args),
+        Command::People(args) => cmd::people::run(args),
+        Command::Feedback(args) => cmd::feedback::run(args),
         Command::Catalog(args) => cmd::catalog::run(args),
         Command::Kit(args) => cmd::kit::run(args),
         Command::Inventory(args) => cmd::inventory::run(args),

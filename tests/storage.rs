@@ -624,6 +624,7 @@ fn a_hold_reaches_the_daemon_that_has_the_ledger() {
         reviews: None,
         kits: None,
         holds: Some(loupe::cmd::storage::desk(bench.ledger.clone())),
+        people: None,
         metrics: Metrics::new(),
         progress: Vec::new(),
         clock: bench.clock.clone(),

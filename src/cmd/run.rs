@@ -20,7 +20,9 @@ use super::{central_fit, central_recipe};
 use crate::capture::{self, SourceKind, SourceSpec};
 use crate::clock::Clock;
 use crate::config::{Config, Recipe, StationRecipe};
-use crate::dashboard::{Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, ReviewFn, StationInfo};
+use crate::dashboard::{
+    Dashboard, DashboardHandle, DashboardState, Feed, HoldFn, KitFn, PeopleFn, ReviewFn, StationInfo,
+};
 use crate::failpoint;
 use crate::inference::{ModelPool, Runtime};
 use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
@@ -123,13 +125,14 @@ pub fn serve(
     let names = stations.iter().map(|station| station.name.clone()).collect();
     let kits = super::ledger_desk::desk(ledger.clone(), state_dir.clone(), hides, names);
     let holds = super::storage::desk(ledger.clone());
+    let people = super::people::desk(ledger.clone(), state_dir.clone());
     let dashboard = start_dashboard(
         &config,
         &board,
         &feed,
         &clock,
         (stations, progress.clone()),
-        (desk, kits, holds),
+        (desk, kits, holds, people),
         &stop_dashboard,
     )?;
     let stop_uplink = Shutdown::new();
@@ -316,7 +319,7 @@ fn start_dashboard(
     feed: &Feed,
     clock: &Clock,
     (stations, progress): (Vec<StationInfo>, Vec<notify::Progress>),
-    (desk, kits, holds): (ReviewFn, KitFn, HoldFn),
+    (desk, kits, holds, people): (ReviewFn, KitFn, HoldFn, PeopleFn),
     stop: &Shutdown,
 ) -> anyhow::Result<Option<DashboardHandle>> {
     let Some(dashboard) = &config.dashboard else { return Ok(None) };
@@ -338,6 +341,7 @@ fn start_dashboard(
         reviews: Some(desk),
         kits: Some(kits),
         holds: Some(holds),
+        people: Some(people),
         metrics: board.metrics().clone(),
         progress,
         clock: clock.clone(),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * **Invariant**: only what the ledger has committed is shown; [`Feed::publish`] is called after the commit.
-//! * **Read-only but for reviews, kits and legal holds**: every other route is GET and changes nothing. Files are served from below the artifacts folder
+//! * **Read-only but for reviews, feedback, people, kits and legal holds**: every other route is GET and changes nothing. Files are served from below the artifacts folder
 //!   only, after resolving links. The `Host` header is checked, so that a page on the internet cannot read the dashboard
 //!   by DNS rebinding; errors carry a code and a sentence, never a path or a cause.
 //! * **Thread**: one OS thread `loupe-dashboard` with a single-threaded tokio runtime; files are read on at most
@@ -22,6 +22,7 @@ mod guard;
 mod holds;
 mod kits;
 mod page;
+mod people;
 mod reviews;
 mod state;
 mod view;
@@ -37,8 +38,8 @@ use tokio::sync::watch;
 
 pub use feed::Feed;
 pub use state::{
-    DashboardState, GoneFn, HoldFn, KitCall, KitFn, LookupFn, ModelRun, ReviewCall, ReviewFn, ReviewRefusal, Snapshot,
-    SnapshotFn, StationInfo, StationNote, UplinkState, UplinkView,
+    DashboardState, GoneFn, HoldFn, KitCall, KitFn, LookupFn, ModelRun, PeopleCall, PeopleFn, ReviewCall, ReviewFn,
+    ReviewRefusal, Snapshot, SnapshotFn, StationInfo, StationNote, UplinkState, UplinkView,
 };
 pub use view::InspectionView;
 
@@ -209,6 +210,9 @@ fn router(shared: Shared) -> Router {
         .route("/assets/kits.css", get(page::kits_style))
         .route("/api/v1/kits", get(kits::overview).post(kits::order))
         .route("/api/v1/holds", post(holds::order))
+        .route("/assets/feedback.js", get(page::feedback_script))
+        .route("/api/v1/people", get(people::list).post(people::change))
+        .route("/api/v1/feedback", get(people::feedback).post(people::say))
         .route("/api/v1/confusions", get(reviews::confusions))
         .route("/api/v1/unknowns", get(reviews::unknowns))
         .route("/api/v1/status", get(api::status))

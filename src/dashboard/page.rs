@@ -22,6 +22,10 @@ pub(super) async fn review_script() -> impl IntoResponse {
     file("text/javascript; charset=utf-8", include_str!("assets/review.js"))
 }
 
+pub(super) async fn feedback_script() -> impl IntoResponse {
+    file("text/javascript; charset=utf-8", include_str!("assets/feedback.js"))
+}
+
 pub(super) async fn kits() -> impl IntoResponse {
     file("text/html; charset=utf-8", include_str!("assets/kits.html"))
 }

@@ -30,7 +30,7 @@ struct Undo {
 }
 
 const OFF: ApiError = ApiError::new(StatusCode::NOT_FOUND, "no_reviews", "this dashboard takes no reviews");
-const REMOTE: ApiError = ApiError::new(
+pub(super) const REMOTE: ApiError = ApiError::new(
     StatusCode::FORBIDDEN,
     "loopback_only",
     "reviews are taken on loopback only, since there are no logins yet; use an SSH tunnel",

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::notify::Progress;
 use crate::observe::Metrics;
-use crate::types::{HoldOrder, Inspection, KitOrder, ReviewOrder, Timestamp};
+use crate::types::{FeedbackOrder, HoldOrder, Inspection, KitOrder, PersonOrder, ReviewOrder, Timestamp};
 
 /// Answers with the counters of this moment. Called once a second for each client on the dashboard's only thread: it
 /// must not block, so read atomics or cached values.
@@ -59,6 +59,22 @@ pub enum KitCall {
 /// Answers kit calls; reads and writes the ledger, on a file thread.
 pub type KitFn = Arc<dyn Fn(KitCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
+/// What the routes of people and feedback ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeopleCall {
+    /// `{"people": [...]}`: those who may sign.
+    People,
+    /// `{"feedback": [...], "actions": [...]}`, the last of each, newest first.
+    Feedback,
+    /// Answered with the person.
+    ChangePerson(PersonOrder),
+    /// Answered with the feedback or action.
+    Say(FeedbackOrder),
+}
+
+/// Answers calls about people and feedback; reads and writes the ledger, on a file thread.
+pub type PeopleFn = Arc<dyn Fn(PeopleCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+
 /// Places and releases legal holds.
 pub type HoldFn = Arc<dyn Fn(HoldOrder) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
@@ -83,6 +99,8 @@ pub struct DashboardState {
     pub kits: Option<KitFn>,
     /// Places legal holds; `None`: there are none here.
     pub holds: Option<HoldFn>,
+    /// Keeps people and feedback; `None`: there are none here.
+    pub people: Option<PeopleFn>,
     pub metrics: Metrics,
     /// One a station; `/healthz` answers 503 while one of them is stalled.
     pub progress: Vec<Progress>,

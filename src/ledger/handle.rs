@@ -23,8 +23,8 @@ use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
 use crate::types::{
-    Catalogue, Digest, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder, LearnedTemplate, QualityLevel, Reason,
-    Review, Timestamp,
+    Catalogue, Digest, FeedbackOrder, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder, LearnedTemplate,
+    PersonOrder, QualityLevel, Reason, Review, Timestamp,
 };
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
@@ -220,6 +220,23 @@ impl Ledger {
     /// When it could not be committed, or the order is refused in words.
     pub fn hold(&self, order: HoldOrder) -> Result<Value, LedgerError> {
         self.edit(Edit::Hold(order))
+    }
+
+    /// Change the register of people; answers with the [`crate::types::Person`].
+    ///
+    /// # Errors
+    /// When it could not be committed, or the order is refused in words.
+    pub fn person(&self, order: PersonOrder) -> Result<Value, LedgerError> {
+        self.edit(Edit::Person(order))
+    }
+
+    /// Keep what somebody thinks or did, with its outbox entry; answers with the [`crate::types::Feedback`] or
+    /// [`crate::types::ActionTaken`].
+    ///
+    /// # Errors
+    /// When it could not be committed, or the order is refused in words.
+    pub fn feedback(&self, order: FeedbackOrder) -> Result<Value, LedgerError> {
+        self.edit(Edit::Feedback(order))
     }
 
     /// Refuse commits while less than this is free below the state folder; 0, as at first, never does.

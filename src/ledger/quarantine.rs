@@ -112,6 +112,9 @@ fn root_exists(connection: &Connection, root_table: &str, id: &[u8; 16]) -> rusq
         "kit_sessions" => "SELECT 1 FROM kit_sessions WHERE id = ?1",
         "stock_ledger" => "SELECT 1 FROM stock_ledger WHERE id = ?1",
         "refusal_reports" => "SELECT 1 FROM refusal_reports WHERE id = ?1",
+        "operators" => "SELECT 1 FROM operators WHERE id = ?1",
+        "feedback" => "SELECT 1 FROM feedback WHERE id = ?1",
+        "action_logs" => "SELECT 1 FROM action_logs WHERE id = ?1",
         _ => return Ok(false),
     };
     connection.prepare_cached(sql)?.query_row(params![id], |_| Ok(())).optional().map(|found| found.is_some())

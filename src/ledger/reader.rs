@@ -15,7 +15,8 @@ use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections, reviews, ended kit sessions, stock corrections and reports of refusals ever committed.
+    /// Inspections, reviews, ended kit sessions, stock corrections, reports of refusals, versions of people, feedback and
+    /// actions ever committed.
     pub committed: u64,
     /// Reviews among them.
     pub reviews: u64,
@@ -23,6 +24,10 @@ pub struct Counters {
     pub kit_units: u64,
     /// Reports of refusals among them: what was refused in one minute for one reason.
     pub refusal_reports: u64,
+    /// Versions of people among them.
+    pub operators: u64,
+    /// Feedback and actions among them.
+    pub feedback: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
     /// Those it did not, and that wait; includes `parked`.
@@ -95,37 +100,38 @@ impl LedgerReader {
                 (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),
                 (SELECT count(*) FROM refusal_reports),
-                (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate')
+                (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate'),
+                (SELECT count(*) FROM operators),
+                (SELECT count(*) FROM feedback) + (SELECT count(*) FROM action_logs) + pruned_remarks
              FROM outbox_state, retention_totals";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 9]> {
-            Ok([
-                count(row, 0)?,
-                count(row, 1)?,
-                count(row, 2)?,
-                count(row, 3)?,
-                count(row, 4)?,
-                count(row, 5)?,
-                count(row, 6)?,
-                count(row, 7)?,
-                count(row, 8)?,
-            ])
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 11]> {
+            let mut counts = [0; 11];
+            for (index, slot) in counts.iter_mut().enumerate() {
+                *slot = count(row, index)?;
+            }
+            Ok(counts)
         };
-        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, quarantined] =
-            self.connection
-                .prepare_cached(sql)
-                .and_then(|mut statement| statement.query_row([], read))
-                .map_err(LedgerError::sqlite(&self.path))?;
+        let counts = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([], read))
+            .map_err(LedgerError::sqlite(&self.path))?;
+        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, ..] = counts;
+        let [.., quarantined, operators, feedback] = counts;
+        let others = reviews + kit_units + refusal_reports + operators + feedback;
         Ok(Counters {
             committed,
             reviews,
             kit_units,
             refusal_reports,
+            operators,
+            feedback,
             delivered,
             pending: committed.saturating_sub(delivered + quarantined),
             quarantined,
             parked,
             refused,
-            captured: committed.saturating_sub(reviews + kit_units + refusal_reports) + refused,
+            captured: committed.saturating_sub(others) + refused,
             dropped_samples,
         })
     }

@@ -36,7 +36,7 @@ pub(super) struct Root {
     is_certain: &'static str,
 }
 
-pub(super) const ROOTS: [Root; 5] = [
+pub(super) const ROOTS: [Root; 8] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)
@@ -76,6 +76,26 @@ pub(super) const ROOTS: [Root; 5] = [
             ORDER BY u.minute, u.id",
         is_not_noted: "true",
         is_certain: "u.minute > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+    },
+    Root {
+        table: "operators",
+        select: "SELECT u.changed_at, u.id, 1, 'version ' || u.version || ' of person ' || u.username FROM operators u
+            WHERE {also} ORDER BY u.seq",
+        is_not_noted: "true",
+        is_certain: "u.changed_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
+    },
+    Root {
+        table: "feedback",
+        select: "SELECT u.occurred_at, u.id, 1, 'feedback of ' || u.author FROM feedback u WHERE {also} ORDER BY u.seq",
+        is_not_noted: "u.id NOT IN (SELECT remark_id FROM delivered_remarks)",
+        is_certain: "true",
+    },
+    Root {
+        table: "action_logs",
+        select: "SELECT u.occurred_at, u.id, 1, 'action of ' || u.action_by FROM action_logs u
+            WHERE {also} ORDER BY u.seq",
+        is_not_noted: "u.id NOT IN (SELECT remark_id FROM delivered_remarks)",
+        is_certain: "true",
     },
 ];
 

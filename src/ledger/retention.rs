@@ -83,7 +83,11 @@ pub(super) const FREE: &str = "NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.ins
     AND NOT EXISTS (SELECT 1 FROM kit_session_trays t JOIN kit_sessions s ON s.id = t.session_id
         WHERE t.inspection_id = i.id AND s.ended_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM reviews r LEFT JOIN delivered_reviews v ON v.review_id = r.id
-        WHERE r.inspection_id = i.id AND (v.delivered_at IS NULL OR v.delivered_at >= ?2))";
+        WHERE r.inspection_id = i.id AND (v.delivered_at IS NULL OR v.delivered_at >= ?2))
+    AND NOT EXISTS (SELECT 1 FROM feedback f LEFT JOIN delivered_remarks v ON v.remark_id = f.id
+        WHERE f.inspection_id = i.id AND (v.delivered_at IS NULL OR v.delivered_at >= ?2))
+    AND NOT EXISTS (SELECT 1 FROM action_logs c LEFT JOIN delivered_remarks v ON v.remark_id = c.id
+        WHERE c.inspection_id = i.id AND (v.delivered_at IS NULL OR v.delivered_at >= ?2))";
 
 /// Whether a learned template was cut from picture `a`: a condition on `artifacts a`.
 pub(super) const TAUGHT: &str =
@@ -108,13 +112,16 @@ pub(super) fn note_delivery(connection: &Connection, seq: i64, now: Timestamp) -
          SELECT key_id, ?2, 0 FROM outbox WHERE seq = ?1 AND root_table = 'inspections'",
     )?
     .execute(params![seq, now.as_micros()])?;
-    if noted == 0 {
-        cached(
-            connection,
-            "INSERT OR REPLACE INTO delivered_reviews (review_id, delivered_at)
-             SELECT key_id, ?2 FROM outbox WHERE seq = ?1 AND root_table = 'reviews'",
-        )?
-        .execute(params![seq, now.as_micros()])?;
+    if noted > 0 {
+        return Ok(());
+    }
+    for sql in [
+        "INSERT OR REPLACE INTO delivered_reviews (review_id, delivered_at)
+         SELECT key_id, ?2 FROM outbox WHERE seq = ?1 AND root_table = 'reviews'",
+        "INSERT OR REPLACE INTO delivered_remarks (remark_id, delivered_at)
+         SELECT key_id, ?2 FROM outbox WHERE seq = ?1 AND root_table IN ('feedback', 'action_logs')",
+    ] {
+        cached(connection, sql)?.execute(params![seq, now.as_micros()])?;
     }
     Ok(())
 }
@@ -211,7 +218,7 @@ fn delete_detail(connection: &Connection, id: [u8; 16]) -> rusqlite::Result<()> 
 
 fn remove_inspections(connection: &Connection, numbers: &[i64], before: Timestamp) -> rusqlite::Result<StepDone> {
     let mut done = StepDone::default();
-    let mut reviews = 0;
+    let (mut reviews, mut remarks) = (0, 0);
     for number in numbers {
         let Some(id) = free_to_go(connection, *number, before, FREE)? else { continue };
         delete_detail(connection, id)?;
@@ -219,19 +226,28 @@ fn remove_inspections(connection: &Connection, numbers: &[i64], before: Timestam
             "DELETE FROM gone_artifacts WHERE inspection_id = ?1",
             "DELETE FROM kit_session_trays WHERE inspection_id = ?1",
             "DELETE FROM delivered_reviews WHERE review_id IN (SELECT id FROM reviews WHERE inspection_id = ?1)",
+            "DELETE FROM delivered_remarks WHERE remark_id IN (SELECT id FROM feedback WHERE inspection_id = ?1
+                UNION ALL SELECT id FROM action_logs WHERE inspection_id = ?1)",
         ] {
             cached(connection, sql)?.execute([id])?;
         }
         reviews += cached(connection, "DELETE FROM reviews WHERE inspection_id = ?1")?.execute([id])?;
+        remarks += cached(connection, "DELETE FROM feedback WHERE inspection_id = ?1")?.execute([id])?;
+        remarks += cached(connection, "DELETE FROM action_logs WHERE inspection_id = ?1")?.execute([id])?;
         cached(connection, "DELETE FROM inspections WHERE id = ?1")?.execute([id])?;
         cached(connection, "DELETE FROM delivered_inspections WHERE number = ?1")?.execute([number])?;
         done.count += 1;
     }
     cached(
         connection,
-        "UPDATE retention_totals SET pruned_inspections = pruned_inspections + ?1, pruned_reviews = pruned_reviews + ?2",
+        "UPDATE retention_totals SET pruned_inspections = pruned_inspections + ?1, pruned_reviews = pruned_reviews + ?2,
+            pruned_remarks = pruned_remarks + ?3",
     )?
-    .execute([i64::try_from(done.count).unwrap_or(i64::MAX), i64::try_from(reviews).unwrap_or(i64::MAX)])?;
+    .execute([
+        i64::try_from(done.count).unwrap_or(i64::MAX),
+        i64::try_from(reviews).unwrap_or(i64::MAX),
+        i64::try_from(remarks).unwrap_or(i64::MAX),
+    ])?;
     Ok(done)
 }
 

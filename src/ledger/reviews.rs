@@ -7,7 +7,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
 use super::LedgerError;
+use super::operators::signer;
 use super::reader::LedgerReader;
+use super::rows::enqueue_single;
 use crate::failpoint;
 use crate::limits::DELTA_TEMPLATES_MAX;
 use crate::types::{
@@ -44,6 +46,7 @@ const STANDS: &str = "NOT EXISTS (SELECT 1 FROM reviews l WHERE l.subject_id = r
 
 /// Write a review with its template and outbox entry. On an error the caller rolls back.
 pub(super) fn insert_review(connection: &Connection, review: &NewReview, now: Timestamp) -> rusqlite::Result<Review> {
+    let reviewer = signer(connection, &review.reviewer)?.name;
     let id = Uuid::now_v7();
     let inspection = review.inspection_id.0;
     let (kind, subject): (&str, [u8; 16]) = match review.ordinal {
@@ -89,25 +92,19 @@ pub(super) fn insert_review(connection: &Connection, review: &NewReview, now: Ti
             review.corrected_part_id,
             review.corrected_color_id,
             review.undoes_id.map(|id| *id.as_bytes()),
-            review.reviewer,
+            reviewer,
             review.reason,
         ])?;
     failpoint::hit("ledger.review.half");
     if let Some(template) = &review.template {
         insert_template(connection, id, template)?;
     }
-    connection
-        .prepare_cached(
-            "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
-             VALUES ('reviews', ?1, ?2, 1, 'pending', 0, ?1)",
-        )?
-        .execute(params![now.as_micros(), id.as_bytes()])?;
-    connection.execute("UPDATE outbox_state SET committed_total = committed_total + 1", [])?;
+    enqueue_single(connection, "reviews", id, now)?;
     connection.query_row(&format!("{REVIEW} WHERE r.id = ?1"), [id.as_bytes()], read_review)
 }
 
 /// Why there is no row of an item: it expired, or there never was one. The record outlives the rows.
-fn no_item(connection: &Connection, inspection: Uuid, ordinal: u32) -> rusqlite::Result<rusqlite::Error> {
+pub(super) fn no_item(connection: &Connection, inspection: Uuid, ordinal: u32) -> rusqlite::Result<rusqlite::Error> {
     let sql = "SELECT i.code FROM inspections i WHERE i.id = ?1 AND EXISTS (
             SELECT 1 FROM json_each(i.record, '$.items') t WHERE json_extract(t.value, '$.ordinal') = ?2)";
     let code: Option<String> =

@@ -47,6 +47,18 @@ pub(super) fn insert_inspection(
     Ok(())
 }
 
+/// Put a root without children, written at `at`, into the outbox.
+pub(super) fn enqueue_single(connection: &Connection, root: &str, id: Uuid, at: Timestamp) -> rusqlite::Result<()> {
+    cached(
+        connection,
+        "INSERT INTO outbox (root_table, key_at, key_id, row_count, state, attempts, enqueued_at)
+         VALUES (?1, ?2, ?3, 1, 'pending', 0, ?2)",
+    )?
+    .execute(params![root, at.as_micros(), id.as_bytes()])?;
+    cached(connection, "UPDATE outbox_state SET committed_total = committed_total + 1")?.execute([])?;
+    Ok(())
+}
+
 /// Why this one inspection was refused while its group went on.
 pub(super) fn classify(source: rusqlite::Error, inspection: &Inspection) -> LedgerError {
     let what = format!("inspection {} of {}", inspection.id, inspection.source);

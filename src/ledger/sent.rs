@@ -89,6 +89,9 @@ pub const SENT_TABLES: &[SentTable] = &[
     STOCK_LEDGER,
     REFUSALS,
     GPU_STATS,
+    OPERATORS,
+    FEEDBACK,
+    ACTION_LOGS,
 ];
 
 // Positions in the list above.
@@ -103,6 +106,9 @@ const KIT_SESSIONS_AT: usize = 7;
 const STOCK_LEDGER_AT: usize = 8;
 const REFUSALS_AT: usize = 9;
 pub(super) const GPU_STATS_AT: usize = 10;
+const OPERATORS_AT: usize = 11;
+const FEEDBACK_AT: usize = 12;
+const ACTION_LOGS_AT: usize = 13;
 /// Position of `provenance_sha256` in `inspections`.
 pub(super) const PROVENANCE_COLUMN: usize = 13;
 
@@ -136,6 +142,9 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family { root: "stock_ledger", members: &[(STOCK_LEDGER_AT, BY_ID)] },
     Family { root: "refusal_reports", members: &[(REFUSALS_AT, BY_ID)] },
+    Family { root: "operators", members: &[(OPERATORS_AT, BY_ID)] },
+    Family { root: "feedback", members: &[(FEEDBACK_AT, BY_ID)] },
+    Family { root: "action_logs", members: &[(ACTION_LOGS_AT, BY_ID)] },
 ];
 
 const INSPECTIONS: SentTable = SentTable {
@@ -393,11 +402,68 @@ const GPU_STATS: SentTable = SentTable {
     ],
 };
 
+const OPERATORS: SentTable = SentTable {
+    name: "operators",
+    local_name: "operators",
+    key: &["operator_id", "version", "id"],
+    columns: &[
+        ("operator_id", Kind::Uuid),
+        ("version", Kind::Int),
+        ("id", Kind::Uuid),
+        ("epoch", Kind::Int),
+        ("changed_at", Kind::Time),
+        ("changed_by", Kind::Text),
+        ("username", Kind::Text),
+        ("full_name", Kind::Text),
+        ("role", Kind::Text),
+        ("is_active", Kind::Bool),
+    ],
+};
+
+const FEEDBACK: SentTable = SentTable {
+    name: "feedback",
+    local_name: "feedback",
+    key: &["occurred_at", "id"],
+    columns: &[
+        ("occurred_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("subject_kind", Kind::Text),
+        ("subject_id", Kind::Uuid),
+        ("subject_at", Kind::Time),
+        ("inspection_id", Kind::Uuid),
+        ("ordinal", Kind::Int),
+        ("feedback_type", Kind::Text),
+        ("rating", Kind::Int),
+        ("expected_severity", Kind::Int),
+        ("notes", Kind::Text),
+        ("author", Kind::Text),
+        ("operator_id", Kind::Uuid),
+    ],
+};
+
+const ACTION_LOGS: SentTable = SentTable {
+    name: "action_logs",
+    local_name: "action_logs",
+    key: &["occurred_at", "id"],
+    columns: &[
+        ("occurred_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("inspection_id", Kind::Uuid),
+        ("inspection_at", Kind::Time),
+        ("action_taken", Kind::Text),
+        ("action_result", Kind::Text),
+        ("notes", Kind::Text),
+        ("action_by", Kind::Text),
+        ("operator_id", Kind::Uuid),
+    ],
+};
+
 #[cfg(test)]
 mod tests {
     use super::{
-        ANOMALY_MAPS_AT, ARTIFACTS_AT, FAMILIES, FRAME_QA_LOGS_AT, GPU_STATS_AT, INSPECTIONS_AT, ITEMS_AT,
-        KIT_SESSIONS_AT, PROVENANCE_COLUMN, PROVENANCES_AT, REFUSALS_AT, REVIEWS_AT, SENT_TABLES, STOCK_LEDGER_AT,
+        ACTION_LOGS_AT, ANOMALY_MAPS_AT, ARTIFACTS_AT, FAMILIES, FEEDBACK_AT, FRAME_QA_LOGS_AT, GPU_STATS_AT,
+        INSPECTIONS_AT, ITEMS_AT, KIT_SESSIONS_AT, OPERATORS_AT, PROVENANCE_COLUMN, PROVENANCES_AT, REFUSALS_AT,
+        REVIEWS_AT, SENT_TABLES, STOCK_LEDGER_AT,
     };
 
     #[test]
@@ -414,6 +480,9 @@ mod tests {
             (STOCK_LEDGER_AT, "stock_ledger"),
             (REFUSALS_AT, "refusals"),
             (GPU_STATS_AT, "gpu_stats"),
+            (OPERATORS_AT, "operators"),
+            (FEEDBACK_AT, "feedback"),
+            (ACTION_LOGS_AT, "action_logs"),
         ];
         assert_eq!(expected.len(), SENT_TABLES.len());
         for (position, name) in expected {

@@ -122,11 +122,28 @@ impl LedgerReader {
             proof.expect(false, || format!("what {station} refused for {reason} differs from its reports"));
             Ok(())
         })?;
+        self.verify_people(proof)?;
         let above = "SELECT i.code FROM inspections i LEFT JOIN inspection_codes c ON c.day = substr(i.code, 5, 8)
              WHERE CAST(substr(i.code, 14) AS INTEGER) > coalesce(c.last_number, 0)";
         self.for_each(above, |row| {
             let code: String = row.get(0)?;
             proof.expect(false, || format!("{code} could be given a second time; run `loupe outbox repair`"));
+            Ok(())
+        })
+    }
+
+    /// Every version of a person is there, and no two people sign with one name.
+    fn verify_people(&self, proof: &mut Proof) -> Result<(), LedgerError> {
+        let torn = "SELECT max(username) FROM operators GROUP BY operator_id HAVING count(*) <> max(version)";
+        self.for_each(torn, |row| {
+            let name: String = row.get(0)?;
+            proof.expect(false, || format!("versions of person {name} are missing; restore the last backup"));
+            Ok(())
+        })?;
+        let shared = "SELECT min(username) FROM current_operators GROUP BY username_key HAVING count(*) > 1";
+        self.for_each(shared, |row| {
+            let name: String = row.get(0)?;
+            proof.expect(false, || format!("two people sign as {name}; rename one with `loupe people rename`"));
             Ok(())
         })
     }

@@ -24,22 +24,26 @@ use super::checkpoint::Checkpointer;
 use super::desired::{self, CentralPage, CentralTable};
 use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
-use super::{LedgerError, disk, holds, kits, refusals, rows, store};
+use super::{LedgerError, disk, feedback, holds, kits, operators, refusals, rows, store};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::limits;
-use crate::types::{Catalogue, Digest, GpuStat, HoldOrder, Inspection, KitOrder, Review, Timestamp};
+use crate::types::{
+    Catalogue, Digest, FeedbackOrder, GpuStat, HoldOrder, Inspection, KitOrder, PersonOrder, Review, Timestamp,
+};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
 
-/// A change of what people keep: catalogue, kits, stock.
+/// A change of what people keep: catalogue, kits, stock, who they are, what they say.
 #[derive(Debug)]
 pub(super) enum Edit {
     Catalogue(Catalogue),
     Quality(QualityChange),
     Kit(KitOrder),
     Hold(HoldOrder),
+    Person(PersonOrder),
+    Feedback(FeedbackOrder),
     Central(CentralPage),
     CentralAnew(CentralTable),
     CentralRetry,
@@ -60,6 +64,8 @@ impl Edit {
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
             Edit::Hold(order) => holds::apply(connection, order, now),
+            Edit::Person(order) => operators::apply(connection, order, now),
+            Edit::Feedback(order) => feedback::apply(connection, order, now),
         }
     }
 }

@@ -5,12 +5,14 @@
 mod bbox;
 mod catalogue;
 mod digest;
+mod feedback;
 mod gpu_stat;
 mod image;
 mod inspection;
 mod kit;
 mod learned;
 mod measure;
+mod people;
 mod provider;
 mod quality;
 mod reason;
@@ -22,6 +24,7 @@ mod verdict;
 pub use bbox::BoundingBox;
 pub use catalogue::{AccessPolicy, Catalogue, Category, Color, Part, PartCard, PartRelation, QualityLevel};
 pub use digest::{Digest, DigestError};
+pub use feedback::{ActionResult, ActionTaken, Feedback, FeedbackOrder, FeedbackType};
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
 pub use inspection::{
@@ -31,6 +34,7 @@ pub use inspection::{
 pub use kit::{Kit, KitLine, KitOrder, KitSession, KitTray, LowStock, Stock};
 pub use learned::LearnedTemplate;
 pub use measure::{ColourEvidence, SizeMm};
+pub use people::{Person, PersonOrder, Role, username_key};
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;

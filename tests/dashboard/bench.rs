@@ -185,6 +185,7 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
         reviews: None,
         kits: None,
         holds: None,
+        people: None,
         metrics,
         progress: vec![progress.clone()],
         clock: Clock::system(),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bench::{Bench, LOOPBACK, inspection, state};
-use loupe::dashboard::{Dashboard, DashboardError, Feed, ReviewCall, ReviewRefusal};
+use loupe::dashboard::{Dashboard, DashboardError, Feed, PeopleCall, ReviewCall, ReviewRefusal};
 use loupe::limits;
 use loupe::notify::Progress;
 use loupe::shutdown::Shutdown;
@@ -201,7 +201,9 @@ fn every_answer_carries_the_security_headers() {
 #[test]
 fn the_page_asks_nothing_of_other_machines() {
     let bench = Bench::new();
-    for path in ["/", "/assets/app.js", "/assets/review.js", "/assets/style.css", "/assets/icon.svg"] {
+    for path in
+        ["/", "/assets/app.js", "/assets/review.js", "/assets/feedback.js", "/assets/style.css", "/assets/icon.svg"]
+    {
         let answer = bench.get(path);
         assert_eq!(answer.status, 200, "{path}");
         let namespaces = answer.body.replace("http://www.w3.org/2000/svg", "");
@@ -291,23 +293,64 @@ fn a_review_of_another_site_or_of_no_json_is_refused() {
 }
 
 #[test]
+fn feedback_and_people_are_taken_as_reviews_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = state(folder.path(), &Progress::new("tray"));
+    state.people = Some(std::sync::Arc::new(|call| match call {
+        PeopleCall::ChangePerson(_) => Err(ReviewRefusal::Order("`kim` is registered already".to_owned())),
+        PeopleCall::Say(_) => Err(ReviewRefusal::Machine("/secret is full".to_owned())),
+        other => Ok(serde_json::json!({ "asked": format!("{other:?}") })),
+    }));
+    let bench = Bench::with(state);
+    let json = "Content-Type: application/json\r\n";
+    let add = r#"{"do":"add","username":"kim","full_name":null,"role":"viewer","by":"lee"}"#;
+    let say = r#"{"do":"say","subject":"INS-20261121-0001","feedback_type":"accurate","rating":5,"expected_severity":null,"notes":null,"by":"kim"}"#;
+    let act = r#"{"do":"act","inspection":"INS-20261121-0001","action_taken":"x","action_result":"done","notes":null,"by":"kim"}"#;
+    for (path, order) in [("/api/v1/people", add), ("/api/v1/feedback", say)] {
+        post(&bench, path, &format!("{json}Origin: http://evil.example\r\n"), order)
+            .expect_error(403, "foreign_origin");
+        post(&bench, path, "Content-Type: text/plain\r\n", order).expect_error(415, "not_json");
+        post(&bench, path, json, &order.replace("\"by\"", "\"author\"")).expect_error(400, "bad_order");
+        Bench::new().get(path).expect_error(404, "no_feedback");
+    }
+    for unknown in
+        [act, &say.replace("accurate", "guide_quality"), &say.replace("5", "256"), &add.replace("viewer", "worker")]
+    {
+        post(&bench, "/api/v1/feedback", json, unknown).expect_error(400, "bad_order");
+    }
+    post(&bench, "/api/v1/people", json, add).expect_error(422, "order_refused");
+    // What is wrong with the machine is for its log.
+    let answer = post(&bench, "/api/v1/feedback", json, say);
+    assert!(!answer.body.contains("secret"), "{}", answer.body);
+    answer.expect_error(500, "feedback_failed");
+    assert_eq!(bench.get("/api/v1/people").json()["asked"], "People");
+    assert_eq!(bench.get("/api/v1/feedback").json()["asked"], "Feedback");
+}
+
+#[test]
 fn without_logins_reviews_are_taken_on_loopback_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut state = state(folder.path(), &Progress::new("tray"));
     state.reviews = Some(std::sync::Arc::new(|_| Ok(serde_json::json!({}))));
+    state.people = Some(std::sync::Arc::new(|_| Ok(serde_json::json!({}))));
     state.allow_remote = true;
     let shutdown = Shutdown::new();
     let handle = Dashboard::spawn(SocketAddr::from(([0, 0, 0, 0], 0)), Feed::new(), state, shutdown.clone()).unwrap();
     let port = handle.addr.port();
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let request = format!(
-        "POST /api/v1/reviews HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n\
-         Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
-    );
-    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("loopback_only"), "{answer}");
+    let asks = ["POST /api/v1/reviews", "POST /api/v1/feedback", "POST /api/v1/people", "GET /api/v1/people"];
+    for ask in asks {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let body = if ask.starts_with("POST") { "{}" } else { "" };
+        let request = format!(
+            "{ask} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("loopback_only"), "{ask}: {answer}");
+    }
     shutdown.request();
     handle.join();
 }

@@ -17,11 +17,12 @@ use loupe::matching::{
 };
 use loupe::shutdown::Shutdown;
 use loupe::types::{
-    Catalogue, Digest, GpuStat, Inspection, InspectionId, Kit, KitLine, KitOrder, Part, Reason, ReviewStatus,
-    StoragePolicy, Timestamp,
+    ActionResult, Catalogue, Digest, FeedbackOrder, FeedbackType, GpuStat, Inspection, InspectionId, Kit, KitLine,
+    KitOrder, Part, PersonOrder, Reason, ReviewStatus, Role, StoragePolicy, Timestamp,
 };
 use loupe::uplink::{DownlinkConfig, Secret, Uplink, UplinkConfig};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::samples;
@@ -73,6 +74,15 @@ pub enum Ack {
         code: String,
     },
     Review {
+        id: Uuid,
+    },
+    /// A version of a person.
+    Person {
+        operator_id: Uuid,
+        version: i64,
+    },
+    /// A feedback, or an action.
+    Remark {
         id: Uuid,
     },
     Session {
@@ -202,7 +212,9 @@ impl Load {
         self.burst(3, 2);
         self.poison();
         self.sample();
+        self.person();
         self.review();
+        self.remark();
         self.adjust();
         if drive.keeps {
             self.keep(&drive.state);
@@ -255,7 +267,9 @@ impl Load {
                 self.burst(count, pictures);
             }
             70..72 => self.poison(),
-            72..80 => self.review(),
+            72..77 => self.review(),
+            77..79 => self.remark(),
+            79..80 => self.person(),
             80..86 => self.kit(),
             86..91 => self.adjust(),
             91..96 => self.sample(),
@@ -332,6 +346,41 @@ impl Load {
         match self.ledger.review(review) {
             Ok(review) => say(&Ack::Review { id: review.id }),
             Err(error) => refused("review", &error),
+        }
+    }
+
+    /// Register kim, who signs everything here, or give her another full name.
+    fn person(&mut self) {
+        let (username, by) = ("Kim".to_owned(), "kim".to_owned());
+        let full_name = Some(format!("Kim {}", self.rng.u32(..)));
+        let add =
+            PersonOrder::Add { username: username.clone(), full_name: full_name.clone(), role: Role::Operator, by };
+        let rename = PersonOrder::Rename { username, new_username: None, full_name, by: "KIM".to_owned() };
+        let done = match self.ledger.person(add) {
+            Err(error) if error.is_about_the_row() => self.ledger.person(rename),
+            done => done,
+        };
+        match done.map(|person| (person["operator_id"].clone(), person["version"].as_i64())) {
+            Ok((Value::String(id), Some(version))) => say(&Ack::Person { operator_id: id.parse().unwrap(), version }),
+            Ok(other) => panic!("a person without a name: {other:?}"),
+            Err(error) => refused("person", &error),
+        }
+    }
+
+    /// Say something of an inspection, or what was done about it.
+    fn remark(&mut self) {
+        let Some(subject) = self.rng.choice(&self.known).copied() else { return };
+        let (notes, by) = (Some("맞음".to_owned()), "kim".to_owned());
+        let order = if self.rng.bool() {
+            let (subject, feedback_type) = (Some(subject.to_string()), FeedbackType::FalsePositive);
+            FeedbackOrder::Say { subject, feedback_type, rating: Some(2), expected_severity: None, notes, by }
+        } else {
+            let (action_taken, action_result) = ("cleaned the lens".to_owned(), ActionResult::Resolved);
+            FeedbackOrder::Act { inspection: subject.to_string(), action_taken, action_result, notes, by }
+        };
+        match self.ledger.feedback(order) {
+            Ok(stored) => say(&Ack::Remark { id: stored["id"].as_str().unwrap().parse().unwrap() }),
+            Err(error) => refused("remark", &error),
         }
     }
 

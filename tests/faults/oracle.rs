@@ -170,6 +170,8 @@ impl<'a> Subject<'a> {
         let records = local.records();
         let reviews = local.ids("reviews");
         let sessions = local.ids("kit_sessions");
+        let remarks: BTreeSet<Uuid> = [local.ids("feedback"), local.ids("action_logs")].into_iter().flatten().collect();
+        let people = local.people();
         let stock = local.number("SELECT coalesce(max(new_quantity), 0) FROM stock_ledger");
         for ack in &self.acks {
             let is_kept = match ack {
@@ -178,6 +180,8 @@ impl<'a> Subject<'a> {
                 }
                 Ack::Shown { id, code } => records.get(id).is_some_and(|(held, _)| held == code),
                 Ack::Review { id } => reviews.contains(id),
+                Ack::Person { operator_id, version } => people.contains(&(*operator_id, *version)),
+                Ack::Remark { id } => remarks.contains(id),
                 Ack::Session { id } => sessions.contains(id),
                 Ack::Stock { quantity } => stock >= *quantity,
                 Ack::Sample { recorded_at } => {
@@ -420,6 +424,13 @@ impl Local {
         rows.map(|id| Uuid::from_bytes(id.unwrap())).collect()
     }
 
+    /// Versions of people.
+    fn people(&self) -> BTreeSet<(Uuid, i64)> {
+        let mut statement = self.0.prepare("SELECT operator_id, version FROM operators").unwrap();
+        let read = |row: &rusqlite::Row<'_>| Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?));
+        statement.query_map([], read).unwrap().map(Result::unwrap).collect()
+    }
+
     /// Units still in the outbox, by the id of their root.
     fn waiting(&self) -> BTreeSet<Uuid> {
         self.uuids("SELECT key_id FROM outbox")
@@ -454,7 +465,7 @@ impl Local {
             let cells: BTreeMap<String, Cell> =
                 columns.iter().enumerate().map(|(at, name)| ((*name).to_owned(), row.get(at).unwrap())).collect();
             let roots = ["id", "inspection_id", "reference_id"];
-            let is_waiting = table.name != "reviews"
+            let is_waiting = !["reviews", "feedback", "action_logs"].contains(&table.name)
                 && roots.iter().filter_map(|name| cells.get(*name)).any(|cell| match cell {
                     Cell::Blob(bytes) => Uuid::from_slice(bytes).is_ok_and(|id| waiting.contains(&id)),
                     _ => false,

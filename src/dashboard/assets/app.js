@@ -90,6 +90,7 @@ function draw() {
     drawItems(inspection);
     drawTimings(inspection);
     if (typeof drawReviewForm === "function") drawReviewForm(inspection);
+    if (typeof drawFeedbackForm === "function") drawFeedbackForm(inspection);
   }
   drawStrip(inspection);
 }
