@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::Failure;
 use super::board::Board;
+use super::config_record::ConfigRecorder;
 use super::late::{self, Late, Waiting, note_serving};
 use super::live_recipe::LiveRecipes;
 use super::{central_fit, central_recipe};
@@ -69,6 +70,7 @@ pub fn serve(
     on_ready: impl FnOnce(SocketAddr),
     on_outcome: impl FnMut(&Outcome) + Send + 'static,
 ) -> anyhow::Result<()> {
+    let config = Arc::new(config);
     let shutdown = Shutdown::new();
     super::signals::stop_on_signal(&shutdown)?;
     let clock = Clock::system();
@@ -106,16 +108,19 @@ pub fn serve(
         }
     };
     let mut pipeline = Pipeline::start(inputs, &shared, sink.clone())?;
+    let recorder = ConfigRecorder::new(&config, &ledger);
     for ((name, recipe), origin) in names.iter().zip(&recipes).zip(origins) {
         note_serving(&ledger, name, recipe, origin)?;
+        recorder.runs(name, recipe, origin);
     }
+    recorder.record_start();
     let mut statuses = pipeline.stations().to_vec();
     board.set_stations(&statuses);
     failpoint::hit("daemon.start.pipeline");
 
     let stop_dashboard = Shutdown::new();
     let recipes = Recipes::new(recipes);
-    let live = LiveRecipes::new(&config, &ledger, &board, recipes.clone());
+    let live = LiveRecipes::new(&config, &ledger, &board, (recipes.clone(), recorder.clone()));
     let runtime = Some(Arc::clone(&shared.runtime));
     let reviewer = Reviewer::new(runtime, ledger.clone(), shared.deltas.clone(), recipes.clone());
     let desk = super::review::desk(reviewer, state_dir.clone());
@@ -162,7 +167,7 @@ pub fn serve(
     if until == Until::Stopped {
         let pause = if live.is_empty() { late.pause() } else { late::LOOK_INTERVAL };
         while !shutdown.wait_timeout(pause) {
-            let mut changed = late.start_ready(&shared, &sink, &recipes);
+            let mut changed = late.start_ready(&shared, &sink, (&recipes, &recorder));
             changed.extend(live.take_up(std::iter::once(&mut pipeline).chain(late.pipelines())));
             if !changed.is_empty() {
                 statuses.retain(|known| changed.iter().all(|changed| changed.name != known.name));

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::recipe::read_text;
 use super::{ConfigError, Document, Recipe};
 use crate::capture::{SourceKind, SourceSpec};
-use crate::types::StoragePolicy;
+use crate::types::{ConfigSource, StoragePolicy};
 use crate::uplink::Secret;
 
 /// A validated configuration, its recipes included.
@@ -29,6 +29,18 @@ pub struct Config {
     /// Seconds between GPU samples.
     pub gpu_interval_s: u32,
     pub stations: Vec<StationConfig>,
+    /// What was said of the last change.
+    pub change: Change,
+    /// Whether it was read from a file or made of a command line.
+    pub source: ConfigSource,
+}
+
+/// Who changed the configuration last, and why: a line for the history of the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Change {
+    pub by: String,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +104,7 @@ struct RawConfig {
     dashboard: Option<RawDashboard>,
     uplink: Option<RawUplink>,
     telemetry: RawTelemetry,
+    change: Change,
     stations: Vec<RawStation>,
 }
 
@@ -177,6 +190,8 @@ pub const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 8420);
 const DEFAULT_STATE_DIR: &str = "/var/lib/loupe";
 /// What a station's `recipe` says when it comes from the centre.
 const CENTRAL_RECIPE: &str = "central";
+/// Longest name or reason in `[change]`.
+const CHANGE_CHARS_MAX: usize = 1_000;
 /// More workers than this is a typing error.
 const WORKERS_MAX: usize = 256;
 
@@ -203,6 +218,11 @@ impl RawConfig {
         }
         if self.runtime.workers > WORKERS_MAX {
             document.fault("runtime.workers", format!("is {}, must be at most {WORKERS_MAX}", self.runtime.workers));
+        }
+        for (key, said) in [("change.by", &self.change.by), ("change.reason", &self.change.reason)] {
+            if said.chars().count() > CHANGE_CHARS_MAX {
+                document.fault(key, format!("is longer than {CHANGE_CHARS_MAX} characters"));
+            }
         }
         if self.telemetry.gpu_interval_s == 0 {
             document.fault("telemetry.gpu_interval_s", "is 0, must be at least 1");
@@ -251,6 +271,8 @@ impl RawConfig {
             uplink: self.uplink.and_then(|raw| raw.validate(document, folder)),
             gpu_interval_s: self.telemetry.gpu_interval_s,
             stations,
+            change: self.change,
+            source: ConfigSource::File,
         }
     }
 }

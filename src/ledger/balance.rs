@@ -54,7 +54,8 @@ impl Balance {
                 "SELECT (SELECT count(*) FROM reviews) + (SELECT pruned_reviews FROM retention_totals)
                     + (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
-                    + (SELECT count(*) FROM refusal_reports)",
+                    + (SELECT count(*) FROM refusal_reports)
+                    + (SELECT count(*) FROM config_changes)",
             )?,
             last_seq: number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?,
             void_seqs: number("SELECT coalesce(sum(void_seqs), 0) FROM outbox_repairs")?,

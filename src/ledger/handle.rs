@@ -23,8 +23,8 @@ use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
 use crate::types::{
-    Catalogue, Digest, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder, LearnedTemplate, QualityLevel, Reason,
-    Review, Timestamp,
+    Catalogue, ConfigRecord, Digest, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder, LearnedTemplate,
+    QualityLevel, Reason, Review, Timestamp,
 };
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
@@ -262,6 +262,14 @@ impl Ledger {
     /// When it could not be committed.
     pub fn note_provisioning(&self, note: ProvisionNote) -> Result<(), LedgerError> {
         self.edit(Edit::Provision(note)).map(drop)
+    }
+
+    /// Record what differs between `record` and what was recorded last; returns the number of keys.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn record_configuration(&self, record: ConfigRecord) -> Result<u64, LedgerError> {
+        self.edit(Edit::Configuration(record)).map(|count| count.as_u64().unwrap_or(0))
     }
 
     fn edit(&self, edit: Edit) -> Result<Value, LedgerError> {

@@ -14,6 +14,7 @@ mod balance;
 mod cache;
 mod catalogue;
 mod checkpoint;
+mod config_history;
 mod delivered;
 mod desired;
 mod disk;

@@ -15,7 +15,8 @@ use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections, reviews, ended kit sessions, stock corrections and reports of refusals ever committed.
+    /// Inspections, reviews, ended kit sessions, stock corrections, reports of refusals and changes of the
+    /// configuration ever committed.
     pub committed: u64,
     /// Reviews among them.
     pub reviews: u64,
@@ -23,6 +24,8 @@ pub struct Counters {
     pub kit_units: u64,
     /// Reports of refusals among them: what was refused in one minute for one reason.
     pub refusal_reports: u64,
+    /// Changes of the configuration among them: what changed at one start, or by one recipe.
+    pub config_changes: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
     /// Those it did not, and that wait; includes `parked`.
@@ -95,9 +98,10 @@ impl LedgerReader {
                 (SELECT count(*) FROM kit_sessions WHERE ended_at IS NOT NULL)
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual'),
                 (SELECT count(*) FROM refusal_reports),
-                (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate')
+                (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate'),
+                (SELECT count(*) FROM config_changes)
              FROM outbox_state, retention_totals";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 9]> {
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 10]> {
             Ok([
                 count(row, 0)?,
                 count(row, 1)?,
@@ -108,24 +112,28 @@ impl LedgerReader {
                 count(row, 6)?,
                 count(row, 7)?,
                 count(row, 8)?,
+                count(row, 9)?,
             ])
         };
-        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, quarantined] =
-            self.connection
-                .prepare_cached(sql)
-                .and_then(|mut statement| statement.query_row([], read))
-                .map_err(LedgerError::sqlite(&self.path))?;
+        let numbers = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([], read))
+            .map_err(LedgerError::sqlite(&self.path))?;
+        let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, ..] = numbers;
+        let [.., quarantined, config_changes] = numbers;
         Ok(Counters {
             committed,
             reviews,
             kit_units,
             refusal_reports,
+            config_changes,
             delivered,
             pending: committed.saturating_sub(delivered + quarantined),
             quarantined,
             parked,
             refused,
-            captured: committed.saturating_sub(reviews + kit_units + refusal_reports) + refused,
+            captured: committed.saturating_sub(reviews + kit_units + refusal_reports + config_changes) + refused,
             dropped_samples,
         })
     }

@@ -88,6 +88,7 @@ pub const SENT_TABLES: &[SentTable] = &[
     KIT_SESSIONS,
     STOCK_LEDGER,
     REFUSALS,
+    CONFIG_HISTORY,
     GPU_STATS,
 ];
 
@@ -102,7 +103,8 @@ const REVIEWS_AT: usize = 6;
 const KIT_SESSIONS_AT: usize = 7;
 const STOCK_LEDGER_AT: usize = 8;
 const REFUSALS_AT: usize = 9;
-pub(super) const GPU_STATS_AT: usize = 10;
+const CONFIG_HISTORY_AT: usize = 10;
+pub(super) const GPU_STATS_AT: usize = 11;
 /// Position of `provenance_sha256` in `inspections`.
 pub(super) const PROVENANCE_COLUMN: usize = 13;
 
@@ -136,6 +138,8 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family { root: "stock_ledger", members: &[(STOCK_LEDGER_AT, BY_ID)] },
     Family { root: "refusal_reports", members: &[(REFUSALS_AT, BY_ID)] },
+    // What changed together is one unit, named by the change.
+    Family { root: "config_history", members: &[(CONFIG_HISTORY_AT, "change_id = ?1 ORDER BY seq")] },
 ];
 
 const INSPECTIONS: SentTable = SentTable {
@@ -349,6 +353,24 @@ const REFUSALS: SentTable = SentTable {
     ],
 };
 
+const CONFIG_HISTORY: SentTable = SentTable {
+    name: "config_history",
+    local_name: "config_history",
+    key: &["occurred_at", "id"],
+    columns: &[
+        ("occurred_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("change_id", Kind::Uuid),
+        ("config_key", Kind::Text),
+        ("old_value", Kind::Json),
+        ("new_value", Kind::Json),
+        ("config_sha256", Kind::Digest),
+        ("source", Kind::Text),
+        ("changed_by", Kind::Text),
+        ("change_reason", Kind::Text),
+    ],
+};
+
 const PROVENANCES: SentTable = SentTable {
     name: "provenances",
     local_name: "provenances",
@@ -396,8 +418,9 @@ const GPU_STATS: SentTable = SentTable {
 #[cfg(test)]
 mod tests {
     use super::{
-        ANOMALY_MAPS_AT, ARTIFACTS_AT, FAMILIES, FRAME_QA_LOGS_AT, GPU_STATS_AT, INSPECTIONS_AT, ITEMS_AT,
-        KIT_SESSIONS_AT, PROVENANCE_COLUMN, PROVENANCES_AT, REFUSALS_AT, REVIEWS_AT, SENT_TABLES, STOCK_LEDGER_AT,
+        ANOMALY_MAPS_AT, ARTIFACTS_AT, CONFIG_HISTORY_AT, FAMILIES, FRAME_QA_LOGS_AT, GPU_STATS_AT, INSPECTIONS_AT,
+        ITEMS_AT, KIT_SESSIONS_AT, PROVENANCE_COLUMN, PROVENANCES_AT, REFUSALS_AT, REVIEWS_AT, SENT_TABLES,
+        STOCK_LEDGER_AT,
     };
 
     #[test]
@@ -413,6 +436,7 @@ mod tests {
             (KIT_SESSIONS_AT, "kit_sessions"),
             (STOCK_LEDGER_AT, "stock_ledger"),
             (REFUSALS_AT, "refusals"),
+            (CONFIG_HISTORY_AT, "config_history"),
             (GPU_STATS_AT, "gpu_stats"),
         ];
         assert_eq!(expected.len(), SENT_TABLES.len());

@@ -24,11 +24,11 @@ use super::checkpoint::Checkpointer;
 use super::desired::{self, CentralPage, CentralTable};
 use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
-use super::{LedgerError, disk, holds, kits, refusals, rows, store};
+use super::{LedgerError, config_history, disk, holds, kits, refusals, rows, store};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::limits;
-use crate::types::{Catalogue, Digest, GpuStat, HoldOrder, Inspection, KitOrder, Review, Timestamp};
+use crate::types::{Catalogue, ConfigRecord, Digest, GpuStat, HoldOrder, Inspection, KitOrder, Review, Timestamp};
 
 /// Where the outcome of a request goes; a caller that went away is no error.
 pub(super) type Reply<T> = Sender<Result<T, LedgerError>>;
@@ -44,6 +44,7 @@ pub(super) enum Edit {
     CentralAnew(CentralTable),
     CentralRetry,
     Provision(ProvisionNote),
+    Configuration(ConfigRecord),
 }
 
 impl Edit {
@@ -57,6 +58,7 @@ impl Edit {
             Edit::CentralAnew(table) => desired::start_over(connection, *table),
             Edit::CentralRetry => desired::retry(connection, now),
             Edit::Provision(note) => cache::note(connection, note, now),
+            Edit::Configuration(record) => config_history::record(connection, record, now),
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
             Edit::Hold(order) => holds::apply(connection, order, now),

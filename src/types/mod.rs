@@ -4,6 +4,7 @@
 
 mod bbox;
 mod catalogue;
+mod config_change;
 mod digest;
 mod gpu_stat;
 mod image;
@@ -21,6 +22,7 @@ mod verdict;
 
 pub use bbox::BoundingBox;
 pub use catalogue::{AccessPolicy, Catalogue, Category, Color, Part, PartCard, PartRelation, QualityLevel};
+pub use config_change::{ConfigChange, ConfigRecord, ConfigSource, ConfigValue};
 pub use digest::{Digest, DigestError};
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};

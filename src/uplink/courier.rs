@@ -27,7 +27,8 @@ use crate::limits;
 /// What a run of the courier moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
-    /// Units acknowledged by central: inspections, reviews, kit sessions, corrections, reports of refusals.
+    /// Units acknowledged by central: inspections, reviews, kit sessions, corrections, reports of refusals, changes of the
+    /// configuration.
     pub delivered: u64,
     /// Those it refused.
     pub parked: u64,
