@@ -16,12 +16,15 @@ use crate::types::{ConfigRecord, ConfigSource};
 /// Who is named where the centre's recipe is what changed.
 const CENTRE: &str = "centre";
 
+/// By station, with where the recipe came from.
+type Running = BTreeMap<String, (Arc<Recipe>, RecipeOrigin)>;
+
 /// The configuration, and the recipes that its stations run.
 #[derive(Debug, Clone)]
 pub struct ConfigRecorder {
     ledger: Ledger,
     config: Arc<Config>,
-    running: Arc<Mutex<BTreeMap<String, (Arc<Recipe>, RecipeOrigin)>>>,
+    running: Arc<Mutex<Running>>,
 }
 
 impl ConfigRecorder {
