@@ -62,6 +62,8 @@ pub const RETENTION_ROWS_PER_STEP: usize = 32;
 pub const RETENTION_ROWS_PER_READ: usize = 512;
 /// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
 pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
+/// Samples of the machine kept for the central side, about 150 bytes each: one a minute for a month offline.
+pub const SYSTEM_STATS_SPOOL_MAX: usize = 44_640;
 /// Keys of a recorded configuration; what is more stands behind one digest. The examples have some 60.
 pub const CONFIG_KEYS_MAX: usize = 10_000;
 /// Longest key of a recorded configuration, characters, and its longest value as JSON, bytes; longer ones are digests.

@@ -136,6 +136,7 @@ fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::R
         dashboard: Some(DashboardConfig { listen: args.listen, allow_remote: false }),
         uplink: None,
         gpu_interval_s: 60,
+        system_interval_s: 60,
         stations: vec![
             station("belt", belt, SourceKind::Video, args.samples.join("belt/belt.mp4"), BELT_RATE_HZ),
             station("plates", plate, SourceKind::List, list, PLATES_RATE_HZ),

@@ -46,6 +46,7 @@ pub mod review;
 pub mod run;
 mod signals;
 pub mod storage;
+mod telemetry;
 
 use crate::ledger::LedgerError;
 

@@ -27,7 +27,6 @@ use crate::inference::{ModelPool, Runtime};
 use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
-use crate::observe::GpuSampler;
 use crate::pipeline::{Housekeeping, Outcome, Pipeline, Recipes, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
@@ -150,7 +149,7 @@ pub fn serve(
         }
     };
     let housekeeping = Housekeeping::start(&ledger, config.storage.policy, &clock, board.metrics())?;
-    let telemetry = start_telemetry(&board, &ledger, &clock, config.gpu_interval_s, &stop_dashboard)?;
+    let telemetry = super::telemetry::start(&config, &board, &ledger, &clock, &stop_dashboard)?;
     let watchdog = Watchdog::new(progress).spawn(stop_dashboard.clone())?;
     notify::ready();
     let mut late = Late::new(waiting);
@@ -350,42 +349,4 @@ fn start_dashboard(
         allowed_hosts: Vec::new(),
     };
     Ok(Some(Dashboard::spawn(dashboard.listen, feed.clone(), state, stop.clone())?))
-}
-
-/// Once a second the ledger's totals for the board; every `gpu_interval_s` a sample of each GPU.
-fn start_telemetry(
-    board: &Board,
-    ledger: &Ledger,
-    clock: &Clock,
-    gpu_interval_s: u32,
-    stop: &Shutdown,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let (board, ledger, clock, stop) = (board.clone(), ledger.clone(), clock.clone(), stop.clone());
-    std::thread::Builder::new().name("loupe-telemetry".to_owned()).spawn(move || {
-        let sampler = match GpuSampler::open() {
-            Ok(sampler) => Some(sampler),
-            Err(error) => {
-                info!("{error}");
-                None
-            }
-        };
-        let mut second: u32 = 0;
-        loop {
-            board.refresh();
-            if let Some(sampler) = sampler.as_ref().filter(|_| second.is_multiple_of(gpu_interval_s)) {
-                let mut samples = sampler.sample();
-                let inference_rate_hz = Some(board.frames_per_second());
-                samples.iter_mut().for_each(|sample| sample.inference_rate_hz = inference_rate_hz);
-                board.metrics().set_gpus(&samples);
-                let recorded = ledger.record_gpu_stats(clock.now(), samples);
-                if let Err(error) = recorded {
-                    warn!(error = %error, "a GPU sample was not stored");
-                }
-            }
-            second = second.wrapping_add(1);
-            if stop.wait_timeout(Duration::from_secs(1)) {
-                return;
-            }
-        }
-    })
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub uplink: Option<UplinkConfig>,
     /// Seconds between GPU samples.
     pub gpu_interval_s: u32,
+    /// Seconds between samples of the machine.
+    pub system_interval_s: u32,
     pub stations: Vec<StationConfig>,
     /// What was said of the last change.
     pub change: Change,
@@ -156,11 +158,12 @@ struct RawUplink {
 #[serde(deny_unknown_fields, default)]
 struct RawTelemetry {
     gpu_interval_s: u32,
+    system_interval_s: u32,
 }
 
 impl Default for RawTelemetry {
     fn default() -> Self {
-        Self { gpu_interval_s: 60 }
+        Self { gpu_interval_s: 60, system_interval_s: 60 }
     }
 }
 
@@ -224,8 +227,9 @@ impl RawConfig {
                 document.fault(key, format!("is longer than {CHANGE_CHARS_MAX} characters"));
             }
         }
-        if self.telemetry.gpu_interval_s == 0 {
-            document.fault("telemetry.gpu_interval_s", "is 0, must be at least 1");
+        let intervals = [("gpu", self.telemetry.gpu_interval_s), ("system", self.telemetry.system_interval_s)];
+        for (name, _) in intervals.into_iter().filter(|(_, interval_s)| *interval_s == 0) {
+            document.fault(&format!("telemetry.{name}_interval_s"), "is 0, must be at least 1");
         }
         if self.uplink.is_some() && self.site.id.is_none() {
             document.fault("site.id", "is missing: an uplink needs it; `loupe db provision-site` prints it");
@@ -270,6 +274,7 @@ impl RawConfig {
             }),
             uplink: self.uplink.and_then(|raw| raw.validate(document, folder)),
             gpu_interval_s: self.telemetry.gpu_interval_s,
+            system_interval_s: self.telemetry.system_interval_s,
             stations,
             change: self.change,
             source: ConfigSource::File,

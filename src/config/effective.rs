@@ -81,7 +81,7 @@ fn daemon_keys(config: &Config) -> Value {
             "budget_mb": policy.budget_bytes.map(|bytes| bytes >> 20),
         },
         "runtime": { "onnxruntime": config.onnxruntime, "workers": config.workers },
-        "telemetry": { "gpu_interval_s": config.gpu_interval_s },
+        "telemetry": { "gpu_interval_s": config.gpu_interval_s, "system_interval_s": config.system_interval_s },
     });
     if let Some(dashboard) = &config.dashboard {
         document["dashboard"] = json!({ "listen": dashboard.listen, "allow_remote": dashboard.allow_remote });

@@ -38,7 +38,7 @@ pub struct Counters {
     pub refused: u64,
     /// Frames captured: inspections committed, and refused.
     pub captured: u64,
-    /// GPU samples that fell out of the spool.
+    /// Samples of GPUs and machine that fell out of the spool.
     pub dropped_samples: u64,
 }
 

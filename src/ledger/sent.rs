@@ -90,6 +90,7 @@ pub const SENT_TABLES: &[SentTable] = &[
     REFUSALS,
     CONFIG_HISTORY,
     GPU_STATS,
+    SYSTEM_STATS,
 ];
 
 // Positions in the list above.
@@ -105,6 +106,7 @@ const STOCK_LEDGER_AT: usize = 8;
 const REFUSALS_AT: usize = 9;
 const CONFIG_HISTORY_AT: usize = 10;
 pub(super) const GPU_STATS_AT: usize = 11;
+pub(super) const SYSTEM_STATS_AT: usize = 12;
 /// Position of `provenance_sha256` in `inspections`.
 pub(super) const PROVENANCE_COLUMN: usize = 13;
 
@@ -415,12 +417,36 @@ const GPU_STATS: SentTable = SentTable {
     ],
 };
 
+const SYSTEM_STATS: SentTable = SentTable {
+    name: "system_stats",
+    local_name: "system_stats",
+    key: &["recorded_at", "id"],
+    columns: &[
+        ("recorded_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("cpu_usage_pct", Kind::Real),
+        ("load1", Kind::Real),
+        ("memory_used_bytes", Kind::Int),
+        ("memory_total_bytes", Kind::Int),
+        ("process_rss_bytes", Kind::Int),
+        ("disk_used_pct", Kind::Real),
+        ("disk_free_bytes", Kind::Int),
+        ("open_fds", Kind::Int),
+        ("temperature_c", Kind::Real),
+        ("fsync_p99_ms", Kind::Real),
+        ("clock_offset_ms", Kind::Real),
+        ("uptime_s", Kind::Int),
+        ("outbox_pending", Kind::Int),
+        ("outbox_oldest_s", Kind::Real),
+    ],
+};
+
 #[cfg(test)]
 mod tests {
     use super::{
         ANOMALY_MAPS_AT, ARTIFACTS_AT, CONFIG_HISTORY_AT, FAMILIES, FRAME_QA_LOGS_AT, GPU_STATS_AT, INSPECTIONS_AT,
         ITEMS_AT, KIT_SESSIONS_AT, PROVENANCE_COLUMN, PROVENANCES_AT, REFUSALS_AT, REVIEWS_AT, SENT_TABLES,
-        STOCK_LEDGER_AT,
+        STOCK_LEDGER_AT, SYSTEM_STATS_AT,
     };
 
     #[test]
@@ -438,6 +464,7 @@ mod tests {
             (REFUSALS_AT, "refusals"),
             (CONFIG_HISTORY_AT, "config_history"),
             (GPU_STATS_AT, "gpu_stats"),
+            (SYSTEM_STATS_AT, "system_stats"),
         ];
         assert_eq!(expected.len(), SENT_TABLES.len());
         for (position, name) in expected {

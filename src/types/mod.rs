@@ -17,6 +17,7 @@ mod quality;
 mod reason;
 mod review;
 mod storage;
+mod system_stat;
 mod time;
 mod verdict;
 
@@ -38,5 +39,6 @@ pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;
 pub use review::{Confusion, Review, ReviewAction, ReviewOrder, ReviewStatus, UnknownPart};
 pub use storage::{DiskLevel, HoldOrder, HoldScope, LegalHold, StoragePolicy};
+pub use system_stat::SystemStat;
 pub use time::Timestamp;
 pub use verdict::Verdict;
