@@ -49,7 +49,7 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
-pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files, note_shed};
+pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, identity_at, named_files, note_shed};
 pub use cache::{
     CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
     placed_recipe, placed_recipes, prune_recipes, recipe_path,
