@@ -62,6 +62,13 @@ pub const RETENTION_ROWS_PER_STEP: usize = 32;
 pub const RETENTION_ROWS_PER_READ: usize = 512;
 /// GPU samples kept for the central side, about 200 bytes each: one GPU once a second for a day.
 pub const GPU_STATS_SPOOL_MAX: usize = 86_400;
+/// Samples of the machine kept for the central side, about 150 bytes each: one a minute for a month offline.
+pub const SYSTEM_STATS_SPOOL_MAX: usize = 44_640;
+/// Keys of a recorded configuration; what is more stands behind one digest. The examples have some 60.
+pub const CONFIG_KEYS_MAX: usize = 10_000;
+/// Longest key of a recorded configuration, characters, and its longest value as JSON, bytes; longer ones are digests.
+pub const CONFIG_KEY_CHARS_MAX: usize = 300;
+pub const CONFIG_VALUE_BYTES_MAX: usize = 4_096;
 /// Time the whole stop may take before the process exits anyway.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Learned templates searched beside one index: 2 048 × 1 280 f32 are 10 MB and about 2 ms a pass. More must be folded

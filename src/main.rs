@@ -29,6 +29,8 @@ enum Command {
     Demo(cmd::demo::Args),
     /// Check a configuration and this machine before the daemon starts.
     Check(cmd::check::Args),
+    /// See what the configuration of this device was, and what changed.
+    Config(cmd::config::Args),
     /// Inspect images, folders or videos once and print a result for each.
     Inspect(cmd::inspect::Args),
     /// Build and evaluate memory banks of good surfaces (PatchCore).
@@ -95,6 +97,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(args),
         Command::Demo(args) => cmd::demo::run(args),
         Command::Check(args) => cmd::check::run(args),
+        Command::Config(args) => cmd::config::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Bank(args) => cmd::bank::run(args),
         Command::Index(args) => cmd::index::run(args),

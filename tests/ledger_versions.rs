@@ -50,6 +50,8 @@ fn upgrades(fixture: &str, expected: Counters, tables: &[(&str, i64)]) {
     assert_eq!(pending.units.len() as u64, expected.pending);
     assert_eq!(rows(dir.path(), "delivered_inspections"), 1, "what was delivered before can expire from now on");
 
+    assert_eq!(reader.config_history(None, 10).unwrap(), [], "nothing was recorded before");
+
     // It goes on where it was: no code and no number is given twice.
     samples::provenance(&ledger);
     let next = ledger.commit(samples::inspection(1), Vec::new()).unwrap();

@@ -82,8 +82,9 @@ impl Device {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    /// Inspections.
     fn committed(&self) -> u64 {
-        LedgerReader::open(&self.state()).and_then(|reader| reader.counters()).map_or(0, |counters| counters.committed)
+        LedgerReader::open(&self.state()).and_then(|reader| reader.counters()).map_or(0, |counters| counters.captured)
     }
 
     /// `loupe provisioning status --json`

@@ -329,7 +329,7 @@ fn samples_go_last_and_are_counted() {
     // More than any disk has.
     let full = StoragePolicy { free_low_bytes: u64::MAX / 4, ..policy() };
     let swept = bench.sweep(full).relieve(&mut |_| true).unwrap();
-    assert_eq!((swept.other_pictures, swept.gpu_samples, swept.inspections), (1, 40, 0));
+    assert_eq!((swept.other_pictures, swept.samples, swept.inspections), (1, 40, 0));
     assert!(bench.there(&hold), "verdicts never go");
     assert_eq!(bench.ledger.counters().unwrap().dropped_samples, 40);
     bench.assert_whole();

@@ -114,7 +114,7 @@ fn everything_arrives_once_with_the_same_bits() {
     }
     ledger.record_gpu_stats(Timestamp::from_micros(samples::NOON_US), vec![gpu_sample(0), gpu_sample(1)]).unwrap();
     let delivery = drain(ledger.clone(), &as_site(&dsn), |_| ()).unwrap();
-    assert_eq!(delivery, Delivery { delivered: 750, parked: 0, gpu_stats: 2 });
+    assert_eq!(delivery, Delivery { delivered: 750, parked: 0, gpu_stats: 2, system_stats: 0 });
     let counters = ledger.counters().unwrap();
     assert_eq!((counters.committed, counters.delivered, counters.pending), (750, 750, 0));
     let counts = ["inspections", "items", "anomaly_maps", "frame_qa_logs", "gpu_stats", "provenances"]

@@ -2,12 +2,16 @@
 //!
 //! Order: look at what is there → unpack everything into `restore.partial/` in the state folder → compare every digest →
 //! begin a new epoch in the unpacked ledger → move aside what was there (only when told) → the files of the
-//! configuration → pictures → the ledger → remove `restore.partial/`. As long as that folder is there no program opens
-//! the state folder as a ledger, and the same restore may simply be run again. Nothing that was there is overwritten or
-//! deleted.
+//! configuration → pictures → the ledger → `restore.partial/` goes, by one rename. As long as that folder is there no
+//! program opens the state folder as a ledger, and the same restore may simply be run again. Nothing that was there is
+//! overwritten or deleted.
+//!
+//! The file `publishing` in that folder is the point of no return: before it stands nothing was touched, and a restore
+//! that fails takes its folder away; from then on the folder stays until a restore is through. It names where what was
+//! there goes, so that a restore which was cut off between a ledger and its log puts both into the same place.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
@@ -19,7 +23,8 @@ use super::inventory::{ASIDE_PREFIX, absolute};
 use super::manifest::{Header, Manifest, MemberKind};
 use super::{BackupError, sealed};
 use crate::clock::Clock;
-use crate::ledger::{self, LedgerReader, RESTORE_MARKER, Restored, artifacts_dir, database_path};
+use crate::failpoint;
+use crate::ledger::{self, RESTORE_MARKER, Restored, artifacts_dir, database_path};
 use crate::types::{Digest, Timestamp};
 use crate::uplink::Secret;
 
@@ -27,6 +32,10 @@ use crate::uplink::Secret;
 const SPARE_BYTES: u64 = 16 << 20;
 /// As in the check of a backup.
 const SEALED_BYTES_MAX: u64 = 64 << 20;
+/// In the staging folder: what is there is being moved, under this stamp.
+const PUBLISHING_NAME: &str = "publishing";
+/// What the staging folder is called once it means nothing any more.
+const DONE_NAME: &str = "restore-done.partial";
 
 /// Where to, and how.
 #[derive(Debug, Clone, Default)]
@@ -82,7 +91,8 @@ pub fn restore(
     fs::create_dir_all(&places.state).map_err(BackupError::io("create", &places.state))?;
     let _lock = ledger::hold_folder(&places.state)?;
     let occupied = places.occupants()?;
-    if let Some(example) = occupied.first().filter(|_| !options.force && !places.staging.exists()) {
+    let cut_off_at = places.cut_off_at();
+    if let Some(example) = occupied.first().filter(|_| !options.force && cut_off_at.is_none()) {
         let example = example.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         return Err(BackupError::NotEmpty { dir: places.state.clone(), example });
     }
@@ -90,21 +100,24 @@ pub fn restore(
     need_space(&places.state, length + SPARE_BYTES)?;
     let epoch_above = epoch_there(&places.state, header.device_id);
 
-    let was_cut_off = places.staging.exists();
     places.begin_staging()?;
     let prepared = prepare(file, options, &places, length, progress)
         .and_then(|(manifest, sha256, secrets)| {
             let plan = places.plan(&manifest, &secrets, options)?;
             let restored = Restored { backup_created_at: header.created_at, backup_sha256: sha256, epoch_above };
             let meta = ledger::begin_epoch(&places.staging, clock, restored)?;
+            failpoint::hit("restore.epoch.begun");
             Ok((manifest, plan, meta))
         })
-        .inspect_err(|_| places.give_up(was_cut_off));
+        .inspect_err(|_| places.give_up());
     let (manifest, plan, meta) = prepared?;
 
-    let stamp = clock.now().as_micros();
-    let mut moved_aside = places.move_aside(&occupied, stamp)?;
-    moved_aside.extend(plan.publish(stamp)?);
+    let now = clock.now().as_micros();
+    let stamp = cut_off_at.unwrap_or(now);
+    places.begin_publishing(stamp)?;
+    let mut moved_aside = places.move_aside(&occupied, stamp, now)?;
+    moved_aside.extend(plan.publish(now)?);
+    failpoint::hit("restore.files.published");
     places.publish_state()?;
     Ok(RestoreReport {
         config: header.config.as_deref().filter(|_| !options.state_only).map(|path| places.rooted(path)),
@@ -144,7 +157,9 @@ fn prepare(
             if options.state_only && name.starts_with("files/") {
                 return Ok(());
             }
-            archive::unpack(file, content, &places.staged(file, name)?, 0o600)
+            archive::unpack(file, content, &places.staged(file, name)?, 0o600)?;
+            failpoint::hit("restore.member.unpacked");
+            Ok(())
         },
         &mut |bytes| {
             done += bytes;
@@ -161,6 +176,7 @@ fn prepare(
     // One call for all files: a sync of each would take as long as the copy.
     let staging = File::open(&places.staging).map_err(BackupError::io("open", &places.staging))?;
     rustix::fs::syncfs(&staging).map_err(|error| BackupError::io("sync", &places.staging)(error.into()))?;
+    failpoint::hit("restore.synced");
     Ok((manifest, sha256, secrets))
 }
 
@@ -200,7 +216,7 @@ impl Places {
         for entry in fs::read_dir(&self.state).map_err(&on_io)? {
             let entry = entry.map_err(&on_io)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let is_ours = [RESTORE_MARKER, "ledger.lock", "lost+found"].contains(&name.as_str());
+            let is_ours = [RESTORE_MARKER, DONE_NAME, "ledger.lock", "lost+found"].contains(&name.as_str());
             if !is_ours && !name.starts_with(ASIDE_PREFIX) {
                 found.push(entry.path());
             }
@@ -209,25 +225,71 @@ impl Places {
         Ok(found)
     }
 
-    /// From here on the state folder is refused, until the restore is through.
-    fn begin_staging(&self) -> Result<(), BackupError> {
-        let on_io = BackupError::io("create", &self.staging);
-        match fs::remove_dir_all(&self.staging) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(on_io(error)),
-            _ => fs::create_dir(&self.staging).map_err(on_io)?,
-        }
-        sync_parent(&self.staging)
+    /// The stamp of a restore that was cut off while it moved things; `None`: there is none.
+    fn cut_off_at(&self) -> Option<i64> {
+        let text = fs::read_to_string(self.staging.join(PUBLISHING_NAME)).ok()?;
+        // It was named by a rename, after a sync; whatever else it holds, something may have been moved.
+        Some(text.trim().parse().unwrap_or(0))
     }
 
-    /// Nothing was published: leave the folder as it was. One that an earlier restore left half-published stays refused.
-    fn give_up(&self, was_cut_off: bool) {
-        let mut outcome = fs::remove_dir_all(&self.staging);
-        if was_cut_off && !database_path(&self.state).exists() {
-            outcome = outcome.and_then(|()| fs::create_dir(&self.staging));
+    /// From here on the state folder is refused, until the restore is through.
+    fn begin_staging(&self) -> Result<(), BackupError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        // Secrets lie in it for a while.
+        match DirBuilder::new().mode(0o700).create(&self.staging) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(BackupError::io("create", &self.staging)(error));
+            }
+            _ => self.empty_staging()?,
         }
+        let done = self.state.join(DONE_NAME);
+        match fs::remove_dir_all(&done) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(BackupError::io("remove", &done)(error)),
+            _ => {}
+        }
+        sync_parent(&self.staging)?;
+        failpoint::hit("restore.staging.begun");
+        Ok(())
+    }
+
+    /// Take away what was unpacked; what says that things are being moved stays.
+    fn empty_staging(&self) -> Result<(), BackupError> {
+        let on_io = BackupError::io("empty", &self.staging);
+        for entry in fs::read_dir(&self.staging).map_err(&on_io)? {
+            let entry = entry.map_err(&on_io)?;
+            let is_folder = entry.file_type().map_err(&on_io)?.is_dir();
+            if is_folder {
+                fs::remove_dir_all(entry.path()).map_err(&on_io)?;
+            } else if entry.file_name() != PUBLISHING_NAME {
+                fs::remove_file(entry.path()).map_err(&on_io)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of this attempt was published: leave the folder as it was. One that an earlier attempt left half-published
+    /// stays refused.
+    fn give_up(&self) {
+        let outcome = match self.cut_off_at() {
+            Some(_) => self.empty_staging(),
+            None => fs::remove_dir_all(&self.staging).map_err(BackupError::io("remove", &self.staging)),
+        };
         if let Err(error) = outcome {
             tracing::warn!(path = %self.staging.display(), %error, "what was unpacked stays behind");
         }
+    }
+
+    /// The point of no return.
+    fn begin_publishing(&self, stamp: i64) -> Result<(), BackupError> {
+        let path = self.staging.join(PUBLISHING_NAME);
+        let partial = beside(&path, ".partial");
+        let on_io = BackupError::io("write", &partial);
+        fs::write(&partial, format!("{stamp}\n")).map_err(&on_io)?;
+        File::open(&partial).and_then(|file| file.sync_all()).map_err(&on_io)?;
+        fs::rename(&partial, &path).map_err(BackupError::io("rename into", &path))?;
+        sync_parent(&path)?;
+        failpoint::hit("restore.publishing");
+        Ok(())
     }
 
     /// Where a member is unpacked: below the staging folder, whatever its name says.
@@ -292,33 +354,49 @@ impl Places {
         Ok(plan)
     }
 
-    /// Put what was in the state folder into a folder of its own there.
-    fn move_aside(&self, occupied: &[PathBuf], stamp: i64) -> Result<Vec<PathBuf>, BackupError> {
-        if occupied.is_empty() {
-            return Ok(Vec::new());
-        }
-        let aside = self.state.join(format!("{ASIDE_PREFIX}{stamp}"));
-        fs::create_dir(&aside).map_err(BackupError::io("create", &aside))?;
+    /// Put what was in the state folder into a folder of its own there, named by `stamp`: the one that a restore which was
+    /// cut off began. What has its name there already was published by that restore, and goes into one named by `now`.
+    fn move_aside(&self, occupied: &[PathBuf], stamp: i64, now: i64) -> Result<Vec<PathBuf>, BackupError> {
+        let first = self.state.join(format!("{ASIDE_PREFIX}{stamp}"));
+        let second = self.state.join(format!("{ASIDE_PREFIX}{now}"));
+        let mut used = Vec::new();
         for path in occupied {
-            let target = aside.join(path.file_name().unwrap_or_default());
-            fs::rename(path, &target).map_err(BackupError::io("move aside", path))?;
+            let name = path.file_name().unwrap_or_default();
+            let aside = if first.join(name).exists() { &second } else { &first };
+            if !used.contains(aside) {
+                fs::create_dir_all(aside).map_err(BackupError::io("create", aside))?;
+                sync_parent(aside)?;
+                failpoint::hit("restore.aside.made");
+                used.push(aside.clone());
+            }
+            fs::rename(path, aside.join(name)).map_err(BackupError::io("move aside", path))?;
+            failpoint::hit("restore.aside.moved");
         }
-        sync_parent(&aside)?;
-        sync_parent(&aside.join("x"))?;
-        Ok(vec![aside])
+        for aside in &used {
+            sync_parent(&aside.join("x"))?;
+        }
+        sync_parent(&first)?;
+        failpoint::hit("restore.aside.synced");
+        Ok(used)
     }
 
     /// Pictures first, then the ledger that names them, then the folder is open.
     fn publish_state(&self) -> Result<(), BackupError> {
-        for (from, to) in [
-            (artifacts_dir(&self.staging), artifacts_dir(&self.state)),
-            (database_path(&self.staging), database_path(&self.state)),
-        ] {
+        let publish = |from: PathBuf, to: PathBuf| {
             fs::rename(&from, &to).map_err(BackupError::io("move", &from))?;
-            sync_parent(&to)?;
-        }
-        fs::remove_dir_all(&self.staging).map_err(BackupError::io("remove", &self.staging))?;
-        sync_parent(&self.staging)
+            sync_parent(&to)
+        };
+        publish(artifacts_dir(&self.staging), artifacts_dir(&self.state))?;
+        failpoint::hit("restore.pictures.published");
+        publish(database_path(&self.staging), database_path(&self.state))?;
+        failpoint::hit("restore.ledger.published");
+        // Secrets that lie there go before the folder loses its meaning; it loses it in one step.
+        self.empty_staging()?;
+        failpoint::hit("restore.staging.emptied");
+        let done = self.state.join(DONE_NAME);
+        publish(self.staging.clone(), done.clone())?;
+        failpoint::hit("restore.opened");
+        fs::remove_dir_all(&done).map_err(BackupError::io("remove", &done))
     }
 }
 
@@ -363,24 +441,31 @@ impl Publication {
             fs::copy(staged, &partial).map_err(&on_io)?;
             fs::set_permissions(&partial, fs::Permissions::from_mode(*mode)).map_err(&on_io)?;
             File::open(&partial).and_then(|file| file.sync_all()).map_err(&on_io)?;
+            failpoint::hit("restore.file.written");
             if target.exists() {
                 let kept = beside(target, &format!(".{ASIDE_PREFIX}{stamp}"));
                 fs::rename(target, &kept).map_err(BackupError::io("move aside", target))?;
                 moved.push(kept);
+                failpoint::hit("restore.file.aside");
             }
             fs::rename(&partial, target).map_err(BackupError::io("rename into", target))?;
             sync_parent(target)?;
+            failpoint::hit("restore.file.published");
         }
         Ok(moved)
     }
 }
 
-/// The epoch of the same device's ledger that is there, where it can still be read.
+/// The highest epoch of the same device's ledgers that are there or were moved aside, where they can still be read: one
+/// that a cut-off restore has moved already counts too.
 fn epoch_there(state_dir: &Path, device_id: Uuid) -> u32 {
-    match LedgerReader::open(state_dir).and_then(|reader| reader.meta()) {
-        Ok(meta) if meta.device_id == device_id => meta.epoch,
+    let entries = fs::read_dir(state_dir).into_iter().flatten().flatten();
+    let asides = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE_PREFIX));
+    let epoch = |folder: PathBuf| match ledger::identity_at(&folder) {
+        Some((there, epoch)) if there == device_id => epoch,
         _ => 0,
-    }
+    };
+    std::iter::once(state_dir.to_owned()).chain(asides.map(|entry| entry.path())).map(epoch).max().unwrap_or(0)
 }
 
 fn need_space(folder: &Path, needed: u64) -> Result<(), BackupError> {

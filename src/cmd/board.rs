@@ -167,6 +167,15 @@ impl Board {
         self.lock().frames_per_second
     }
 
+    /// Units that wait for the central side, and the age of the oldest, seconds.
+    #[must_use]
+    pub fn backlog(&self) -> (u64, f32) {
+        let state = self.lock();
+        #[expect(clippy::cast_possible_truncation, reason = "an age needs no more than seven digits")]
+        let oldest_s = state.lag_s as f32;
+        (state.counters.pending, oldest_s)
+    }
+
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let state = self.lock();

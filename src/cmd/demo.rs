@@ -14,10 +14,10 @@ use super::{bank, index};
 use crate::anomaly::SearchMode;
 use crate::capture::{SourceKind, SourceSpec};
 use crate::config::{
-    ArtifactPolicy, Config, DashboardConfig, Recipe, StationConfig, StationRecipe, StorageConfig, SurfaceSource,
+    ArtifactPolicy, Change, Config, DashboardConfig, Recipe, StationConfig, StationRecipe, StorageConfig, SurfaceSource,
 };
 use crate::pipeline::Outcome;
-use crate::types::{BoundingBox, Inspection, Verdict};
+use crate::types::{BoundingBox, ConfigSource, Inspection, Verdict};
 
 /// Show Loupe at work on the bundled samples.
 ///
@@ -136,10 +136,13 @@ fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::R
         dashboard: Some(DashboardConfig { listen: args.listen, allow_remote: false }),
         uplink: None,
         gpu_interval_s: 60,
+        system_interval_s: 60,
         stations: vec![
             station("belt", belt, SourceKind::Video, args.samples.join("belt/belt.mp4"), BELT_RATE_HZ),
             station("plates", plate, SourceKind::List, list, PLATES_RATE_HZ),
         ],
+        change: Change::default(),
+        source: ConfigSource::Command,
     })
 }
 

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use tracing::{error, info};
 
 use super::central_recipe;
+use super::config_record::ConfigRecorder;
 use crate::capture::{self, SourceSpec};
 use crate::clock::Stopwatch;
 use crate::config::{ArtifactPolicy, Recipe};
@@ -61,7 +62,7 @@ impl Late {
         &mut self,
         shared: &Shared,
         sink: &(impl FnMut(Outcome) + Clone + Send + 'static),
-        recipes: &Recipes,
+        known: (&Recipes, &ConfigRecorder),
     ) -> Vec<StationStatus> {
         if self.failed.as_ref().is_some_and(|since| since.elapsed() < RETRY_INTERVAL) {
             return Vec::new();
@@ -69,7 +70,7 @@ impl Late {
         self.failed = None;
         let mut started = Vec::new();
         for waiting in std::mem::take(&mut self.waiting) {
-            match start(&waiting, shared, sink.clone(), recipes) {
+            match start(&waiting, shared, sink.clone(), known) {
                 Ok(Some(pipeline)) => {
                     started.extend(pipeline.stations().iter().cloned());
                     self.pipelines.push(pipeline);
@@ -100,7 +101,7 @@ fn start(
     waiting: &Waiting,
     shared: &Shared,
     sink: impl FnMut(Outcome) + Send + 'static,
-    recipes: &Recipes,
+    (recipes, recorder): (&Recipes, &ConfigRecorder),
 ) -> anyhow::Result<Option<Pipeline>> {
     // A cheap look first: proving opens every model.
     let noted = LedgerReader::open(shared.ledger.state_dir())?.station_recipes()?;
@@ -108,18 +109,19 @@ fn start(
         return Ok(None);
     }
     let recipe = central_recipe::at_start(&shared.runtime, &shared.ledger, &waiting.name, &waiting.folder)?;
-    let recipe = recipe.context("the recipe that was taken cannot be used any more")?;
+    let recipe = Arc::new(recipe.context("the recipe that was taken cannot be used any more")?);
     let source = capture::open_source(&waiting.source, shared.clock.clone(), &shared.shutdown)?;
     let input = StationInput {
         name: waiting.name.clone(),
-        recipe: Arc::new(recipe.clone()),
+        recipe: Arc::clone(&recipe),
         source,
         artifacts: waiting.artifacts,
         progress: waiting.progress.clone(),
     };
     let pipeline = Pipeline::start(vec![input], shared, sink)?;
     note_serving(&shared.ledger, &waiting.name, &recipe, RecipeOrigin::Central)?;
-    recipes.add(Arc::new(recipe.clone()));
+    recorder.takes_up(&waiting.name, &recipe);
+    recipes.add(Arc::clone(&recipe));
     info!(station = waiting.name, recipe = recipe.name, "the station begins: its recipe has come from the centre");
     Ok(Some(pipeline))
 }

@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use super::board::Board;
 use super::central_recipe;
+use super::config_record::ConfigRecorder;
 use super::late::note_serving;
 use crate::config::{Config, Recipe, StationRecipe};
 use crate::ledger::{Ledger, LedgerReader, ProvisionNote, RecipeOrigin};
@@ -27,12 +28,18 @@ pub struct LiveRecipes {
     ledger: Ledger,
     board: Board,
     recipes: Recipes,
+    recorder: ConfigRecorder,
 }
 
 impl LiveRecipes {
-    /// `recipes`: those that reviews learn for.
+    /// Recipes are those that reviews learn for; the recorder hears of each that is taken up.
     #[must_use]
-    pub fn new(config: &Config, ledger: &Ledger, board: &Board, recipes: Recipes) -> Self {
+    pub fn new(
+        config: &Config,
+        ledger: &Ledger,
+        board: &Board,
+        (recipes, recorder): (Recipes, ConfigRecorder),
+    ) -> Self {
         let central = config.stations.iter().filter_map(|station| match &station.recipe {
             StationRecipe::Central { folder } => Some((station.name.clone(), folder.clone())),
             StationRecipe::File(_) => None,
@@ -40,7 +47,7 @@ impl LiveRecipes {
         // What came while the daemon stood still, and what was refused before, is looked at once.
         let has_news = Arc::new(AtomicBool::new(true));
         let (ledger, board) = (ledger.clone(), board.clone());
-        Self { stations: central.collect(), has_news, ledger, board, recipes }
+        Self { stations: central.collect(), has_news, ledger, board, recipes, recorder }
     }
 
     /// Whether there is nothing to look for.
@@ -118,6 +125,7 @@ impl LiveRecipes {
                     station, recipe = recipe.name, version = recipe.version_label, sha256 = %sha256.short(),
                     "the running station took up the centre's recipe"
                 );
+                self.recorder.takes_up(station, &recipe);
                 self.recipes.add(recipe);
                 self.board.set_notice(station, None);
                 Ok(Some(status))

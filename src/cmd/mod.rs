@@ -15,6 +15,8 @@ pub mod catalog;
 mod central_fit;
 mod central_recipe;
 pub mod check;
+pub mod config;
+mod config_record;
 mod console;
 pub mod db;
 mod db_jobs;
@@ -46,6 +48,7 @@ pub mod review;
 pub mod run;
 mod signals;
 pub mod storage;
+mod telemetry;
 
 use crate::ledger::LedgerError;
 

@@ -116,7 +116,7 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
         println!("oldest     {age:>12.0} s");
     }
     if counters.dropped_samples > 0 {
-        println!("dropped    {:>12} GPU samples", counters.dropped_samples);
+        println!("dropped    {:>12} samples", counters.dropped_samples);
     }
     for unit in &status.parked_units {
         println!("parked {} (refused {} times): {}", unit.id, unit.attempts, unit.last_error);
@@ -208,7 +208,7 @@ fn drain_outbox(args: &DrainArgs) -> anyhow::Result<()> {
         document["counters"] = serde_json::to_value(counters)?;
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        println!("delivered {} units, {} GPU samples", delivery.delivered, delivery.gpu_stats);
+        println!("delivered {} units, {} samples", delivery.delivered, delivery.gpu_stats + delivery.system_stats);
         println!("pending   {} ({} parked)", counters.pending, counters.parked);
     }
     Ok(())

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::Failure;
 use super::board::Board;
+use super::config_record::ConfigRecorder;
 use super::late::{self, Late, Waiting, note_serving};
 use super::live_recipe::LiveRecipes;
 use super::{central_fit, central_recipe};
@@ -28,7 +29,6 @@ use crate::inference::{ModelPool, Runtime};
 use crate::ledger::{self, Ledger, LedgerReader, RecipeOrigin};
 use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
-use crate::observe::GpuSampler;
 use crate::pipeline::{Housekeeping, Outcome, Pipeline, Recipes, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
 use crate::types::InspectionId;
@@ -71,6 +71,7 @@ pub fn serve(
     on_ready: impl FnOnce(SocketAddr),
     on_outcome: impl FnMut(&Outcome) + Send + 'static,
 ) -> anyhow::Result<()> {
+    let config = Arc::new(config);
     let shutdown = Shutdown::new();
     super::signals::stop_on_signal(&shutdown)?;
     let clock = Clock::system();
@@ -108,16 +109,19 @@ pub fn serve(
         }
     };
     let mut pipeline = Pipeline::start(inputs, &shared, sink.clone())?;
+    let recorder = ConfigRecorder::new(&config, &ledger);
     for ((name, recipe), origin) in names.iter().zip(&recipes).zip(origins) {
         note_serving(&ledger, name, recipe, origin)?;
+        recorder.runs(name, recipe, origin);
     }
+    recorder.record_start();
     let mut statuses = pipeline.stations().to_vec();
     board.set_stations(&statuses);
     failpoint::hit("daemon.start.pipeline");
 
     let stop_dashboard = Shutdown::new();
     let recipes = Recipes::new(recipes);
-    let live = LiveRecipes::new(&config, &ledger, &board, recipes.clone());
+    let live = LiveRecipes::new(&config, &ledger, &board, (recipes.clone(), recorder.clone()));
     let runtime = Some(Arc::clone(&shared.runtime));
     let reviewer = Reviewer::new(runtime, ledger.clone(), shared.deltas.clone(), recipes.clone());
     let desk = super::review::desk(reviewer, state_dir.clone());
@@ -148,7 +152,7 @@ pub fn serve(
         }
     };
     let housekeeping = Housekeeping::start(&ledger, config.storage.policy, &clock, board.metrics())?;
-    let telemetry = start_telemetry(&board, &ledger, &clock, config.gpu_interval_s, &stop_dashboard)?;
+    let telemetry = super::telemetry::start(&config, &board, &ledger, &clock, &stop_dashboard)?;
     let watchdog = Watchdog::new(progress).spawn(stop_dashboard.clone())?;
     notify::ready();
     let mut late = Late::new(waiting);
@@ -165,7 +169,7 @@ pub fn serve(
     if until == Until::Stopped {
         let pause = if live.is_empty() { late.pause() } else { late::LOOK_INTERVAL };
         while !shutdown.wait_timeout(pause) {
-            let mut changed = late.start_ready(&shared, &sink, &recipes);
+            let mut changed = late.start_ready(&shared, &sink, (&recipes, &recorder));
             changed.extend(live.take_up(std::iter::once(&mut pipeline).chain(late.pipelines())));
             if !changed.is_empty() {
                 statuses.retain(|known| changed.iter().all(|changed| changed.name != known.name));
@@ -349,42 +353,4 @@ fn start_dashboard(
         allowed_hosts: Vec::new(),
     };
     Ok(Some(Dashboard::spawn(dashboard.listen, feed.clone(), state, stop.clone())?))
-}
-
-/// Once a second the ledger's totals for the board; every `gpu_interval_s` a sample of each GPU.
-fn start_telemetry(
-    board: &Board,
-    ledger: &Ledger,
-    clock: &Clock,
-    gpu_interval_s: u32,
-    stop: &Shutdown,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let (board, ledger, clock, stop) = (board.clone(), ledger.clone(), clock.clone(), stop.clone());
-    std::thread::Builder::new().name("loupe-telemetry".to_owned()).spawn(move || {
-        let sampler = match GpuSampler::open() {
-            Ok(sampler) => Some(sampler),
-            Err(error) => {
-                info!("{error}");
-                None
-            }
-        };
-        let mut second: u32 = 0;
-        loop {
-            board.refresh();
-            if let Some(sampler) = sampler.as_ref().filter(|_| second.is_multiple_of(gpu_interval_s)) {
-                let mut samples = sampler.sample();
-                let inference_rate_hz = Some(board.frames_per_second());
-                samples.iter_mut().for_each(|sample| sample.inference_rate_hz = inference_rate_hz);
-                board.metrics().set_gpus(&samples);
-                let recorded = ledger.record_gpu_stats(clock.now(), samples);
-                if let Err(error) = recorded {
-                    warn!(error = %error, "a GPU sample was not stored");
-                }
-            }
-            second = second.wrapping_add(1);
-            if stop.wait_timeout(Duration::from_secs(1)) {
-                return;
-            }
-        }
-    })
 }

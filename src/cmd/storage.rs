@@ -167,7 +167,7 @@ fn status(place: &Place) -> anyhow::Result<()> {
     );
     println!("inspections  {:>12}, oldest {}", status.inspections, at(status.oldest_inspection_at));
     println!("undelivered  {:>12} (never removed)", status.undelivered);
-    println!("GPU samples  {:>12} waiting", status.gpu_samples);
+    println!("samples      {:>12} waiting", status.samples);
     println!(
         "held         {:>12} inspections by {} legal holds, with {}",
         status.held_inspections,
@@ -196,7 +196,7 @@ fn print_planned(planned: &Planned) {
         Class::OtherPictures => "pictures of FAIL and HOLD",
         Class::Detail => "detail rows of inspections",
         Class::Verdicts => "delivered inspections",
-        Class::GpuSamples => "GPU samples",
+        Class::Samples => "samples of GPUs and machine",
     };
     let bytes = if planned.amount.bytes > 0 { format!(", {}", size(planned.amount.bytes)) } else { String::new() };
     let oldest = planned.oldest_at.map(|at| format!(", oldest {at}")).unwrap_or_default();
@@ -229,13 +229,13 @@ fn prune(place: &Place) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "removed {} pictures of PASS, {} other pictures ({}), the detail of {} inspections, {} inspections, {} GPU samples",
+        "removed {} pictures of PASS, {} other pictures ({}), the detail of {} inspections, {} inspections, {} samples",
         swept.pass_pictures,
         swept.other_pictures,
         size(swept.picture_bytes),
         swept.detail,
         swept.inspections,
-        swept.gpu_samples
+        swept.samples
     );
     println!("disk: {}", level.as_str());
     Ok(())
@@ -254,7 +254,7 @@ fn sweep(ledger: &Ledger, policy: StoragePolicy) -> anyhow::Result<(Swept, DiskL
         swept.pass_pictures += shed.pass_pictures;
         swept.other_pictures += shed.other_pictures;
         swept.picture_bytes += shed.picture_bytes;
-        swept.gpu_samples += shed.gpu_samples;
+        swept.samples += shed.samples;
     }
     bar.finish_and_clear();
     let level = sweep.level()?.0;

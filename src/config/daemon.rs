@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::recipe::read_text;
 use super::{ConfigError, Document, Recipe};
 use crate::capture::{SourceKind, SourceSpec};
-use crate::types::StoragePolicy;
+use crate::types::{ConfigSource, StoragePolicy};
 use crate::uplink::Secret;
 
 /// A validated configuration, its recipes included.
@@ -28,7 +28,21 @@ pub struct Config {
     pub uplink: Option<UplinkConfig>,
     /// Seconds between GPU samples.
     pub gpu_interval_s: u32,
+    /// Seconds between samples of the machine.
+    pub system_interval_s: u32,
     pub stations: Vec<StationConfig>,
+    /// What was said of the last change.
+    pub change: Change,
+    /// Whether it was read from a file or made of a command line.
+    pub source: ConfigSource,
+}
+
+/// Who changed the configuration last, and why: a line for the history of the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Change {
+    pub by: String,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +106,7 @@ struct RawConfig {
     dashboard: Option<RawDashboard>,
     uplink: Option<RawUplink>,
     telemetry: RawTelemetry,
+    change: Change,
     stations: Vec<RawStation>,
 }
 
@@ -143,11 +158,12 @@ struct RawUplink {
 #[serde(deny_unknown_fields, default)]
 struct RawTelemetry {
     gpu_interval_s: u32,
+    system_interval_s: u32,
 }
 
 impl Default for RawTelemetry {
     fn default() -> Self {
-        Self { gpu_interval_s: 60 }
+        Self { gpu_interval_s: 60, system_interval_s: 60 }
     }
 }
 
@@ -177,6 +193,8 @@ pub const DEFAULT_LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 8420);
 const DEFAULT_STATE_DIR: &str = "/var/lib/loupe";
 /// What a station's `recipe` says when it comes from the centre.
 const CENTRAL_RECIPE: &str = "central";
+/// Longest name or reason in `[change]`.
+const CHANGE_CHARS_MAX: usize = 1_000;
 /// More workers than this is a typing error.
 const WORKERS_MAX: usize = 256;
 
@@ -204,8 +222,14 @@ impl RawConfig {
         if self.runtime.workers > WORKERS_MAX {
             document.fault("runtime.workers", format!("is {}, must be at most {WORKERS_MAX}", self.runtime.workers));
         }
-        if self.telemetry.gpu_interval_s == 0 {
-            document.fault("telemetry.gpu_interval_s", "is 0, must be at least 1");
+        for (key, said) in [("change.by", &self.change.by), ("change.reason", &self.change.reason)] {
+            if said.chars().count() > CHANGE_CHARS_MAX {
+                document.fault(key, format!("is longer than {CHANGE_CHARS_MAX} characters"));
+            }
+        }
+        let intervals = [("gpu", self.telemetry.gpu_interval_s), ("system", self.telemetry.system_interval_s)];
+        for (name, _) in intervals.into_iter().filter(|(_, interval_s)| *interval_s == 0) {
+            document.fault(&format!("telemetry.{name}_interval_s"), "is 0, must be at least 1");
         }
         if self.uplink.is_some() && self.site.id.is_none() {
             document.fault("site.id", "is missing: an uplink needs it; `loupe db provision-site` prints it");
@@ -250,7 +274,10 @@ impl RawConfig {
             }),
             uplink: self.uplink.and_then(|raw| raw.validate(document, folder)),
             gpu_interval_s: self.telemetry.gpu_interval_s,
+            system_interval_s: self.telemetry.system_interval_s,
             stations,
+            change: self.change,
+            source: ConfigSource::File,
         }
     }
 }

@@ -3,10 +3,14 @@
 //! Relative paths in a file are relative to that file's folder.
 
 mod daemon;
+mod effective;
 mod faults;
 mod recipe;
 
-pub use daemon::{ArtifactPolicy, Config, DashboardConfig, StationConfig, StationRecipe, StorageConfig, UplinkConfig};
+pub use daemon::{
+    ArtifactPolicy, Change, Config, DashboardConfig, StationConfig, StationRecipe, StorageConfig, UplinkConfig,
+};
+pub use effective::{RunningRecipe, effective};
 pub use faults::{ConfigError, Document, Fault};
 pub use recipe::{
     AnomalyStage, EdgeRule, EmptyRule, LocateStage, MatchStage, QualityStage, Recipe, Rules, StageProviders,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use uuid::Uuid;
 
 use super::LedgerError;
 use super::store::{self, Meta};
@@ -208,6 +209,17 @@ pub fn begin_epoch(state_dir: &Path, clock: &Clock, restored: Restored) -> Resul
     };
     write().map_err(&on_sqlite)?;
     Ok(Meta { epoch, ..store.meta })
+}
+
+/// Device and epoch of the ledger file below `folder`, whatever its version and even where a restore was cut off: read
+/// without touching the folder, and without the log, which never holds an epoch alone.
+#[must_use]
+pub fn identity_at(folder: &Path) -> Option<(Uuid, u32)> {
+    let path = store::database_path(folder).to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(format!("file:{path}?immutable=1"), flags).ok()?;
+    let read = |row: &rusqlite::Row<'_>| Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?));
+    connection.query_row("SELECT device_id, epoch FROM ledger_meta", [], read).ok()
 }
 
 /// Higher than `last`, and another one at each second.

@@ -56,7 +56,8 @@ impl Balance {
                     + (SELECT count(*) FROM stock_ledger WHERE reference_type = 'manual')
                     + (SELECT count(*) FROM refusal_reports) + (SELECT count(*) FROM operators)
                     + (SELECT count(*) FROM feedback) + (SELECT count(*) FROM action_logs)
-                    + (SELECT pruned_remarks FROM retention_totals)",
+                    + (SELECT pruned_remarks FROM retention_totals)
+                    + (SELECT count(*) FROM config_changes)",
             )?,
             last_seq: number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'outbox'")?,
             void_seqs: number("SELECT coalesce(sum(void_seqs), 0) FROM outbox_repairs")?,

@@ -14,17 +14,19 @@ use super::LedgerError;
 use super::artifacts::NewArtifact;
 use super::cache::ProvisionNote;
 use super::catalogue::QualityChange;
+use super::commit_times::CommitTimes;
 use super::desired::{CentralPage, CentralTable, Intake};
 use super::reader::{Counters, LedgerReader, OutboxStatus};
 use super::retention::{Step, StepDone};
 use super::reviews::NewReview;
+use super::samples::{SampleKind, Samples};
 use super::store::{self, Meta};
 use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
 use crate::types::{
-    Catalogue, Digest, FeedbackOrder, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder, LearnedTemplate,
-    PersonOrder, QualityLevel, Reason, Review, Timestamp,
+    Catalogue, ConfigRecord, Digest, FeedbackOrder, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder,
+    LearnedTemplate, PersonOrder, QualityLevel, Reason, Review, SystemStat, Timestamp,
 };
 
 /// A handle to the ledger's one writer, and to a reader. Cheap to clone.
@@ -41,6 +43,7 @@ struct Inner {
     state_dir: PathBuf,
     meta: Meta,
     free_critical_bytes: Arc<AtomicU64>,
+    commit_times: Arc<CommitTimes>,
 }
 
 /// A commit under way.
@@ -68,7 +71,9 @@ impl Ledger {
         let reader = Mutex::new(LedgerReader::open(state_dir)?);
         let (requests, queue) = bounded(limits::LEDGER_QUEUE_INSPECTIONS);
         let free_critical_bytes = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(store, state_dir, clock, queue, Arc::clone(&free_critical_bytes))?;
+        let commit_times = Arc::new(CommitTimes::default());
+        let writer =
+            Writer::new(store, state_dir, clock, queue, (Arc::clone(&free_critical_bytes), Arc::clone(&commit_times)))?;
         let thread = std::thread::Builder::new()
             .name("loupe-ledger".to_owned())
             .spawn(move || writer.run())
@@ -81,6 +86,7 @@ impl Ledger {
             state_dir,
             meta,
             free_critical_bytes,
+            commit_times,
         })))
     }
 
@@ -118,7 +124,21 @@ impl Ledger {
     /// # Errors
     /// When they could not be committed.
     pub fn record_gpu_stats(&self, recorded_at: Timestamp, samples: Vec<GpuStat>) -> Result<(), LedgerError> {
-        self.ask(|reply| Request::GpuStats { recorded_at, samples, reply })
+        self.ask(|reply| Request::Samples { recorded_at, samples: Samples::Gpu(samples), reply })
+    }
+
+    /// Spool a sample of the machine; the oldest beyond [`limits::SYSTEM_STATS_SPOOL_MAX`] fall out, counted.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn record_system_stat(&self, recorded_at: Timestamp, sample: SystemStat) -> Result<(), LedgerError> {
+        self.ask(|reply| Request::Samples { recorded_at, samples: Samples::System(sample), reply })
+    }
+
+    /// The 99th percentile of the commits since the last call, milliseconds; `None`: there was none.
+    #[must_use]
+    pub fn take_commit_p99_ms(&self) -> Option<f32> {
+        self.0.commit_times.take_p99_ms()
     }
 
     /// Count frames of a station that were captured and not inspected. Does not wait for the disk: the writer keeps
@@ -153,8 +173,8 @@ impl Ledger {
     ///
     /// # Errors
     /// When that could not be committed; the samples are then sent again.
-    pub fn acknowledge_gpu_stats(&self, seqs: Vec<i64>) -> Result<usize, LedgerError> {
-        self.ask(|reply| Request::AcknowledgeGpuStats { seqs, reply })
+    pub fn acknowledge_samples(&self, kind: SampleKind, seqs: Vec<i64>) -> Result<usize, LedgerError> {
+        self.ask(|reply| Request::AcknowledgeSamples { kind, seqs, reply })
     }
 
     /// Set a unit aside that the central side refuses; it stays pending and is not sent by itself.
@@ -279,6 +299,14 @@ impl Ledger {
     /// When it could not be committed.
     pub fn note_provisioning(&self, note: ProvisionNote) -> Result<(), LedgerError> {
         self.edit(Edit::Provision(note)).map(drop)
+    }
+
+    /// Record what differs between `record` and what was recorded last; returns the number of keys.
+    ///
+    /// # Errors
+    /// When it could not be committed.
+    pub fn record_configuration(&self, record: ConfigRecord) -> Result<u64, LedgerError> {
+        self.edit(Edit::Configuration(record)).map(|count| count.as_u64().unwrap_or(0))
     }
 
     fn edit(&self, edit: Edit) -> Result<Value, LedgerError> {

@@ -14,6 +14,8 @@ mod balance;
 mod cache;
 mod catalogue;
 mod checkpoint;
+mod commit_times;
+mod config_history;
 mod delivered;
 mod desired;
 mod disk;
@@ -39,6 +41,7 @@ mod reports;
 mod retention;
 mod reviews;
 mod rows;
+mod samples;
 mod scrub;
 mod sent;
 mod store;
@@ -49,7 +52,7 @@ mod verify;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};
-pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, named_files, note_shed};
+pub use backup::{LedgerCopy, NamedFile, Restored, begin_epoch, copy_online, identity_at, named_files, note_shed};
 pub use cache::{
     CacheState, DesiredRecipe, ProvisionNote, Provisioning, RecipeOrigin, SetAside, StationRecipe, place_recipe,
     placed_recipe, placed_recipes, prune_recipes, recipe_path,
@@ -70,6 +73,7 @@ pub use receipt::{AcknowledgedBatch, Settled, write_receipt};
 pub use repair::{Correction, Listed, Repair, repair};
 pub use reports::ProvisionReport;
 pub use reviews::NewReview;
+pub use samples::SampleKind;
 pub use scrub::{Scrub, ScrubPace, ScrubReport};
 pub use sent::{Cell, Kind, RowSink, SENT_TABLES, SentTable};
 pub use store::{Meta, RESTORE_MARKER, database_path, hold_folder, schema_version};

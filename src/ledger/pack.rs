@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::LedgerError;
 use super::reader::LedgerReader;
 use super::sent::{
-    Cell, FAMILIES, Family, GPU_STATS_AT, INSPECTIONS_AT, Kind, PROVENANCE_COLUMN, PROVENANCES_AT, RowSink, SENT_TABLES,
+    Cell, FAMILIES, Family, INSPECTIONS_AT, Kind, PROVENANCE_COLUMN, PROVENANCES_AT, RowSink, SENT_TABLES,
 };
 use crate::types::{Digest, Timestamp};
 
@@ -113,29 +113,6 @@ impl LedgerReader {
         Ok(packed)
     }
 
-    /// Read GPU samples that wait, oldest first, into `sink`; returns their positions in the spool.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
-    pub fn pack_gpu_stats(&self, rows_max: usize, sink: &mut impl RowSink) -> Result<Vec<i64>, LedgerError> {
-        let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
-        let seqs: Vec<i64> = self
-            .connection
-            .prepare_cached("SELECT seq FROM gpu_stats ORDER BY seq LIMIT ?1")
-            .and_then(|mut statement| statement.query_map([limit], |row| row.get(0))?.collect())
-            .map_err(LedgerError::sqlite(&self.path))?;
-        if let (Some(first), Some(last)) = (seqs.first(), seqs.last()) {
-            sink.begin_unit();
-            let sql = SENT_TABLES[GPU_STATS_AT].select("seq BETWEEN ?1 AND ?2 ORDER BY seq");
-            let copied = self
-                .connection
-                .prepare_cached(&sql)
-                .and_then(|mut statement| copy_rows(&mut statement, GPU_STATS_AT, &[first, last], sink, |_| Ok(())));
-            copied.map_err(|source| self.unreadable_or_sqlite(GPU_STATS_AT, source))?;
-        }
-        Ok(seqs)
-    }
-
     /// Outbox entries within `span` that meet `condition` (SQL ending in AND, or nothing).
     pub(super) fn entries(&self, condition: &str, span: Span) -> Result<Vec<Entry>, LedgerError> {
         let sql = format!(
@@ -202,7 +179,7 @@ impl LedgerReader {
             .map_err(|source| self.unreadable_or_sqlite(PROVENANCES_AT, source))
     }
 
-    fn unreadable_or_sqlite(&self, table: usize, source: rusqlite::Error) -> LedgerError {
+    pub(super) fn unreadable_or_sqlite(&self, table: usize, source: rusqlite::Error) -> LedgerError {
         match source {
             rusqlite::Error::InvalidColumnType(..) => {
                 LedgerError::Unreadable { table: SENT_TABLES[table].local_name, detail: source.to_string() }
@@ -235,7 +212,7 @@ impl<'c> Statements<'c> {
     }
 }
 
-fn copy_rows(
+pub(super) fn copy_rows(
     statement: &mut CachedStatement<'_>,
     table: usize,
     key: &[&dyn rusqlite::ToSql],

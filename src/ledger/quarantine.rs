@@ -111,6 +111,7 @@ fn root_exists(connection: &Connection, root_table: &str, id: &[u8; 16]) -> rusq
         "reviews" => "SELECT 1 FROM reviews WHERE id = ?1",
         "kit_sessions" => "SELECT 1 FROM kit_sessions WHERE id = ?1",
         "stock_ledger" => "SELECT 1 FROM stock_ledger WHERE id = ?1",
+        "config_history" => "SELECT 1 FROM config_changes WHERE id = ?1",
         "refusal_reports" => "SELECT 1 FROM refusal_reports WHERE id = ?1",
         "operators" => "SELECT 1 FROM operators WHERE id = ?1",
         "feedback" => "SELECT 1 FROM feedback WHERE id = ?1",

@@ -15,8 +15,8 @@ use crate::types::{Digest, Inspection, InspectionId, Timestamp};
 /// Invariant 3: `captured = committed + refused`, `committed = delivered + pending`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Inspections, reviews, ended kit sessions, stock corrections, reports of refusals, versions of people, feedback and
-    /// actions ever committed.
+    /// Inspections, reviews, ended kit sessions, stock corrections, reports of refusals, versions of people, feedback,
+    /// actions and changes of the configuration ever committed.
     pub committed: u64,
     /// Reviews among them.
     pub reviews: u64,
@@ -28,6 +28,8 @@ pub struct Counters {
     pub operators: u64,
     /// Feedback and actions among them.
     pub feedback: u64,
+    /// Changes of the configuration among them: what changed at one start, or by one recipe.
+    pub config_changes: u64,
     /// Those the central side acknowledged.
     pub delivered: u64,
     /// Those it did not, and that wait; includes `parked`.
@@ -40,7 +42,7 @@ pub struct Counters {
     pub refused: u64,
     /// Frames captured: inspections committed, and refused.
     pub captured: u64,
-    /// GPU samples that fell out of the spool.
+    /// Samples of GPUs and machine that fell out of the spool.
     pub dropped_samples: u64,
 }
 
@@ -102,10 +104,11 @@ impl LedgerReader {
                 (SELECT count(*) FROM refusal_reports),
                 (SELECT count(*) FROM outbox_quarantine WHERE kind <> 'duplicate'),
                 (SELECT count(*) FROM operators),
-                (SELECT count(*) FROM feedback) + (SELECT count(*) FROM action_logs) + pruned_remarks
+                (SELECT count(*) FROM feedback) + (SELECT count(*) FROM action_logs) + pruned_remarks,
+                (SELECT count(*) FROM config_changes)
              FROM outbox_state, retention_totals";
-        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 11]> {
-            let mut counts = [0; 11];
+        let read = |row: &Row<'_>| -> rusqlite::Result<[u64; 12]> {
+            let mut counts = [0; 12];
             for (index, slot) in counts.iter_mut().enumerate() {
                 *slot = count(row, index)?;
             }
@@ -117,8 +120,8 @@ impl LedgerReader {
             .and_then(|mut statement| statement.query_row([], read))
             .map_err(LedgerError::sqlite(&self.path))?;
         let [committed, delivered, dropped_samples, parked, refused, reviews, kit_units, refusal_reports, ..] = counts;
-        let [.., quarantined, operators, feedback] = counts;
-        let others = reviews + kit_units + refusal_reports + operators + feedback;
+        let [.., quarantined, operators, feedback, config_changes] = counts;
+        let others = reviews + kit_units + refusal_reports + operators + feedback + config_changes;
         Ok(Counters {
             committed,
             reviews,
@@ -126,6 +129,7 @@ impl LedgerReader {
             refusal_reports,
             operators,
             feedback,
+            config_changes,
             delivered,
             pending: committed.saturating_sub(delivered + quarantined),
             quarantined,

@@ -36,7 +36,7 @@ pub(super) struct Root {
     is_certain: &'static str,
 }
 
-pub(super) const ROOTS: [Root; 8] = [
+pub(super) const ROOTS: [Root; 9] = [
     Root {
         table: "inspections",
         select: "SELECT u.captured_at, u.id, 1 + (SELECT count(*) FROM items c WHERE c.inspection_id = u.id)
@@ -96,6 +96,13 @@ pub(super) const ROOTS: [Root; 8] = [
             WHERE {also} ORDER BY u.seq",
         is_not_noted: "u.id NOT IN (SELECT remark_id FROM delivered_remarks)",
         is_certain: "true",
+    },
+    Root {
+        table: "config_history",
+        select: "SELECT u.occurred_at, u.id, u.key_count, u.key_count || ' keys of the configuration'
+            FROM config_changes u WHERE {also} ORDER BY u.occurred_at, u.id",
+        is_not_noted: "true",
+        is_certain: "u.occurred_at > (SELECT min(enqueued_at) FROM outbox WHERE state = 'pending' AND attempts = 0)",
     },
 ];
 

@@ -11,6 +11,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 use serde::Serialize;
 
 use super::holds::HELD;
+use super::samples;
 use crate::failpoint;
 use crate::types::{Digest, Timestamp};
 
@@ -252,11 +253,7 @@ fn remove_inspections(connection: &Connection, numbers: &[i64], before: Timestam
 }
 
 fn drop_samples(connection: &Connection, rows_max: usize) -> rusqlite::Result<StepDone> {
-    let dropped =
-        cached(connection, "DELETE FROM gpu_stats WHERE seq IN (SELECT seq FROM gpu_stats ORDER BY seq LIMIT ?1)")?
-            .execute([i64::try_from(rows_max).unwrap_or(i64::MAX)])?;
-    cached(connection, "UPDATE outbox_state SET dropped_samples = dropped_samples + ?1")?
-        .execute([i64::try_from(dropped).unwrap_or(i64::MAX)])?;
+    let dropped = samples::drop_oldest(connection, rows_max)?;
     Ok(StepDone { count: dropped as u64, ..StepDone::default() })
 }
 

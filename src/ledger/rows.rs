@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{LedgerError, kits, retention, reviews};
 use crate::failpoint;
-use crate::types::{Digest, GpuStat, Inspection, Item, Timestamp, Verdict};
+use crate::types::{Digest, Inspection, Item, Timestamp, Verdict};
 
 /// Give `inspection` its code and write its family; its artifacts are on disk. On an error the caller rolls back.
 pub(super) fn insert_inspection(
@@ -281,72 +281,6 @@ pub(super) fn insert_provenance(
     Ok(())
 }
 
-/// Write samples, and drop the oldest beyond `samples_max`, counted.
-pub(super) fn insert_gpu_stats(
-    connection: &Connection,
-    recorded_at: Timestamp,
-    samples: &[GpuStat],
-    samples_max: usize,
-) -> rusqlite::Result<()> {
-    for sample in samples {
-        cached(
-            connection,
-            "INSERT INTO gpu_stats (
-                recorded_at, id, gpu_index, gpu_name, gpu_util_pct, memory_used_bytes, memory_total_bytes,
-                temperature_c, power_usage_w, power_limit_w, fan_speed_pct, sm_clock_mhz, memory_clock_mhz,
-                pstate, throttle_reasons, inference_rate_hz, memory_bandwidth_util_pct, sm_clock_max_mhz,
-                compute_processes_count, pcie_replay_counter, temp_slowdown_threshold_c, memory_clock_max_mhz,
-                pcie_link_gen, pcie_link_width, pcie_tx_kb_s, pcie_rx_kb_s, encoder_util_pct, decoder_util_pct,
-                bar1_used_bytes)
-             VALUES (
-                ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-                ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29)",
-        )?
-        .execute(params![
-            recorded_at.as_micros(),
-            Uuid::now_v7().as_bytes(),
-            sample.gpu_index,
-            sample.gpu_name,
-            sample.gpu_util_pct,
-            sample.memory_used_bytes,
-            sample.memory_total_bytes,
-            sample.temperature_c,
-            sample.power_usage_w,
-            sample.power_limit_w,
-            sample.fan_speed_pct,
-            sample.sm_clock_mhz,
-            sample.memory_clock_mhz,
-            sample.pstate,
-            sample.throttle_reasons,
-            sample.inference_rate_hz,
-            sample.memory_bandwidth_util_pct,
-            sample.sm_clock_max_mhz,
-            sample.compute_processes_count,
-            sample.pcie_replay_counter,
-            sample.temp_slowdown_threshold_c,
-            sample.memory_clock_max_mhz,
-            sample.pcie_link_gen,
-            sample.pcie_link_width,
-            sample.pcie_tx_kb_s,
-            sample.pcie_rx_kb_s,
-            sample.encoder_util_pct,
-            sample.decoder_util_pct,
-            sample.bar1_used_bytes,
-        ])?;
-    }
-    let samples_max = i64::try_from(samples_max).unwrap_or(i64::MAX);
-    let dropped = cached(
-        connection,
-        "DELETE FROM gpu_stats WHERE seq <= (SELECT seq FROM gpu_stats ORDER BY seq DESC LIMIT 1 OFFSET ?1)",
-    )?
-    .execute([samples_max])?;
-    if dropped > 0 {
-        cached(connection, "UPDATE outbox_state SET dropped_samples = dropped_samples + ?1")?
-            .execute([i64::try_from(dropped).unwrap_or(i64::MAX)])?;
-    }
-    Ok(())
-}
-
 /// Take delivered units out of the outbox, note when they were delivered and move the totals. Units already gone are
 /// not counted twice.
 pub(super) fn acknowledge(
@@ -367,14 +301,6 @@ pub(super) fn acknowledge(
         "UPDATE outbox_state SET delivered_total = delivered_total + ?1, last_acked_seq = ?2, last_batch_sha256 = ?3",
     )?
     .execute(params![i64::try_from(delivered).unwrap_or(i64::MAX), last, batch.as_bytes()])?;
-    Ok(delivered)
-}
-
-pub(super) fn acknowledge_gpu_stats(connection: &Connection, seqs: &[i64]) -> rusqlite::Result<usize> {
-    let mut delivered = 0;
-    for seq in seqs {
-        delivered += cached(connection, "DELETE FROM gpu_stats WHERE seq = ?1")?.execute([seq])?;
-    }
     Ok(delivered)
 }
 

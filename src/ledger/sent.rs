@@ -88,10 +88,12 @@ pub const SENT_TABLES: &[SentTable] = &[
     KIT_SESSIONS,
     STOCK_LEDGER,
     REFUSALS,
+    CONFIG_HISTORY,
     GPU_STATS,
     OPERATORS,
     FEEDBACK,
     ACTION_LOGS,
+    SYSTEM_STATS,
 ];
 
 // Positions in the list above.
@@ -105,10 +107,12 @@ const REVIEWS_AT: usize = 6;
 const KIT_SESSIONS_AT: usize = 7;
 const STOCK_LEDGER_AT: usize = 8;
 const REFUSALS_AT: usize = 9;
-pub(super) const GPU_STATS_AT: usize = 10;
-const OPERATORS_AT: usize = 11;
-const FEEDBACK_AT: usize = 12;
-const ACTION_LOGS_AT: usize = 13;
+const CONFIG_HISTORY_AT: usize = 10;
+pub(super) const GPU_STATS_AT: usize = 11;
+const OPERATORS_AT: usize = 12;
+const FEEDBACK_AT: usize = 13;
+const ACTION_LOGS_AT: usize = 14;
+pub(super) const SYSTEM_STATS_AT: usize = 15;
 /// Position of `provenance_sha256` in `inspections`.
 pub(super) const PROVENANCE_COLUMN: usize = 13;
 
@@ -145,6 +149,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family { root: "operators", members: &[(OPERATORS_AT, BY_ID)] },
     Family { root: "feedback", members: &[(FEEDBACK_AT, BY_ID)] },
     Family { root: "action_logs", members: &[(ACTION_LOGS_AT, BY_ID)] },
+    // What changed together is one unit, named by the change.
+    Family { root: "config_history", members: &[(CONFIG_HISTORY_AT, "change_id = ?1 ORDER BY seq")] },
 ];
 
 const INSPECTIONS: SentTable = SentTable {
@@ -358,6 +364,24 @@ const REFUSALS: SentTable = SentTable {
     ],
 };
 
+const CONFIG_HISTORY: SentTable = SentTable {
+    name: "config_history",
+    local_name: "config_history",
+    key: &["occurred_at", "id"],
+    columns: &[
+        ("occurred_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("change_id", Kind::Uuid),
+        ("config_key", Kind::Text),
+        ("old_value", Kind::Json),
+        ("new_value", Kind::Json),
+        ("config_sha256", Kind::Digest),
+        ("source", Kind::Text),
+        ("changed_by", Kind::Text),
+        ("change_reason", Kind::Text),
+    ],
+};
+
 const PROVENANCES: SentTable = SentTable {
     name: "provenances",
     local_name: "provenances",
@@ -458,12 +482,36 @@ const ACTION_LOGS: SentTable = SentTable {
     ],
 };
 
+const SYSTEM_STATS: SentTable = SentTable {
+    name: "system_stats",
+    local_name: "system_stats",
+    key: &["recorded_at", "id"],
+    columns: &[
+        ("recorded_at", Kind::Time),
+        ("id", Kind::Uuid),
+        ("cpu_usage_pct", Kind::Real),
+        ("load1", Kind::Real),
+        ("memory_used_bytes", Kind::Int),
+        ("memory_total_bytes", Kind::Int),
+        ("process_rss_bytes", Kind::Int),
+        ("disk_used_pct", Kind::Real),
+        ("disk_free_bytes", Kind::Int),
+        ("open_fds", Kind::Int),
+        ("temperature_c", Kind::Real),
+        ("fsync_p99_ms", Kind::Real),
+        ("clock_offset_ms", Kind::Real),
+        ("uptime_s", Kind::Int),
+        ("outbox_pending", Kind::Int),
+        ("outbox_oldest_s", Kind::Real),
+    ],
+};
+
 #[cfg(test)]
 mod tests {
     use super::{
-        ACTION_LOGS_AT, ANOMALY_MAPS_AT, ARTIFACTS_AT, FAMILIES, FEEDBACK_AT, FRAME_QA_LOGS_AT, GPU_STATS_AT,
-        INSPECTIONS_AT, ITEMS_AT, KIT_SESSIONS_AT, OPERATORS_AT, PROVENANCE_COLUMN, PROVENANCES_AT, REFUSALS_AT,
-        REVIEWS_AT, SENT_TABLES, STOCK_LEDGER_AT,
+        ACTION_LOGS_AT, ANOMALY_MAPS_AT, ARTIFACTS_AT, CONFIG_HISTORY_AT, FAMILIES, FEEDBACK_AT, FRAME_QA_LOGS_AT,
+        GPU_STATS_AT, INSPECTIONS_AT, ITEMS_AT, KIT_SESSIONS_AT, OPERATORS_AT, PROVENANCE_COLUMN, PROVENANCES_AT,
+        REFUSALS_AT, REVIEWS_AT, SENT_TABLES, STOCK_LEDGER_AT, SYSTEM_STATS_AT,
     };
 
     #[test]
@@ -479,10 +527,12 @@ mod tests {
             (KIT_SESSIONS_AT, "kit_sessions"),
             (STOCK_LEDGER_AT, "stock_ledger"),
             (REFUSALS_AT, "refusals"),
+            (CONFIG_HISTORY_AT, "config_history"),
             (GPU_STATS_AT, "gpu_stats"),
             (OPERATORS_AT, "operators"),
             (FEEDBACK_AT, "feedback"),
             (ACTION_LOGS_AT, "action_logs"),
+            (SYSTEM_STATS_AT, "system_stats"),
         ];
         assert_eq!(expected.len(), SENT_TABLES.len());
         for (position, name) in expected {

@@ -3,7 +3,7 @@
 //!
 //! Order: what is over age (pictures of PASS, other pictures, detail, verdicts), oldest first within each.
 //! When the disk is low or pictures exceed their budget: pictures of PASS, oldest first; then the other pictures, oldest
-//! first, which is the order in which they would have expired; then GPU samples, oldest first, counted as dropped. Never
+//! first, which is the order in which they would have expired; then samples of GPUs and machine, oldest first, counted as dropped. Never
 //! verdicts, never anything undelivered of the outbox, never what a legal hold covers or a learned template needs.
 //! Pictures are not sent to the centre, so theirs is the age of the decision, delivered or not.
 //! Runs on the thread of its caller, who paces it.
@@ -32,7 +32,7 @@ pub struct Swept {
     /// Inspections whose detail rows went.
     pub detail: u64,
     pub inspections: u64,
-    pub gpu_samples: u64,
+    pub samples: u64,
     /// The caller asked to stop before everything was done.
     pub is_cut_short: bool,
 }
@@ -120,7 +120,7 @@ impl Sweep {
         // The file keeps the space of rows, for the next ones: that too puts off the day when it must grow.
         while !swept.is_cut_short && !self.is_relieved(&swept)? {
             let done = self.step(Step::Samples { rows_max: RETENTION_ROWS_PER_STEP }, &mut swept, pace)?;
-            swept.gpu_samples += done.count;
+            swept.samples += done.count;
             if done.count == 0 {
                 break;
             }

@@ -50,7 +50,7 @@ pub enum Class {
     OtherPictures,
     Detail,
     Verdicts,
-    GpuSamples,
+    Samples,
 }
 
 /// What of a class would go, in the order in which it goes.
@@ -78,7 +78,7 @@ pub struct StorageStatus {
     pub inspections: u64,
     /// Inspections, reviews and bookings that the central side does not have: never removed.
     pub undelivered: u64,
-    pub gpu_samples: u64,
+    pub samples: u64,
     /// Legal holds that stand, and the inspections and pictures they cover now.
     pub holds: u64,
     pub held_inspections: u64,
@@ -178,7 +178,7 @@ impl LedgerReader {
             pictures: pictures.all,
             inspections: self.number("SELECT count(*) FROM inspections")?,
             undelivered: self.number("SELECT count(*) FROM outbox")?,
-            gpu_samples: self.number("SELECT count(*) FROM gpu_stats")?,
+            samples: self.sample_count()?,
             holds,
             held_inspections: if holds == 0 {
                 0
@@ -197,9 +197,12 @@ impl LedgerReader {
                 pictures.pass.planned(Class::PassPictures),
                 pictures.other.planned(Class::OtherPictures),
                 Planned {
-                    class: Class::GpuSamples,
-                    amount: Amount { count: self.number("SELECT count(*) FROM gpu_stats")?, bytes: 0 },
-                    oldest_at: self.time("SELECT recorded_at FROM gpu_stats ORDER BY seq LIMIT 1")?,
+                    class: Class::Samples,
+                    amount: Amount { count: self.sample_count()?, bytes: 0 },
+                    oldest_at: self.time(
+                        "SELECT recorded_at FROM (SELECT recorded_at FROM gpu_stats UNION ALL SELECT recorded_at FROM system_stats)
+                         ORDER BY 1 LIMIT 1",
+                    )?,
                 },
             ],
         })

@@ -21,15 +21,17 @@ use super::artifacts::{self, ArtifactBatch, NewArtifact};
 use super::cache::{self, ProvisionNote};
 use super::catalogue::{self, QualityChange};
 use super::checkpoint::Checkpointer;
+use super::commit_times::CommitTimes;
 use super::desired::{self, CentralPage, CentralTable};
 use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
-use super::{LedgerError, disk, feedback, holds, kits, operators, refusals, rows, store};
-use crate::clock::Clock;
+use super::samples::{self, SampleKind, Samples};
+use super::{LedgerError, config_history, disk, feedback, holds, kits, operators, refusals, rows, store};
+use crate::clock::{Clock, Stopwatch};
 use crate::failpoint;
 use crate::limits;
 use crate::types::{
-    Catalogue, Digest, FeedbackOrder, GpuStat, HoldOrder, Inspection, KitOrder, PersonOrder, Review, Timestamp,
+    Catalogue, ConfigRecord, Digest, FeedbackOrder, HoldOrder, Inspection, KitOrder, PersonOrder, Review, Timestamp,
 };
 
 /// Where the outcome of a request goes; a caller that went away is no error.
@@ -48,6 +50,7 @@ pub(super) enum Edit {
     CentralAnew(CentralTable),
     CentralRetry,
     Provision(ProvisionNote),
+    Configuration(ConfigRecord),
 }
 
 impl Edit {
@@ -61,6 +64,7 @@ impl Edit {
             Edit::CentralAnew(table) => desired::start_over(connection, *table),
             Edit::CentralRetry => desired::retry(connection, now),
             Edit::Provision(note) => cache::note(connection, note, now),
+            Edit::Configuration(record) => config_history::record(connection, record, now),
             Edit::Quality(change) => catalogue::change_quality(connection, change, now),
             Edit::Kit(order) => kits::apply(connection, order, now),
             Edit::Hold(order) => holds::apply(connection, order, now),
@@ -75,11 +79,11 @@ impl Edit {
 pub(super) enum Request {
     Commit { inspection: Box<Inspection>, artifacts: Vec<NewArtifact>, reply: Reply<Inspection> },
     Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
-    GpuStats { recorded_at: Timestamp, samples: Vec<GpuStat>, reply: Reply<()> },
+    Samples { recorded_at: Timestamp, samples: Samples, reply: Reply<()> },
     Refused { station: String, reason: &'static str, count: u64 },
     ReportRefusals { reply: Reply<usize> },
     Acknowledge { seqs: Vec<i64>, batch: Digest, reply: Reply<usize> },
-    AcknowledgeGpuStats { seqs: Vec<i64>, reply: Reply<usize> },
+    AcknowledgeSamples { kind: SampleKind, seqs: Vec<i64>, reply: Reply<usize> },
     Park { seq: i64, error: String, reply: Reply<usize> },
     Unpark { reply: Reply<usize> },
     Review { review: Box<NewReview>, reply: Reply<Review> },
@@ -113,6 +117,7 @@ pub(super) struct Writer {
     refused: BTreeMap<(String, &'static str), u64>,
     /// Less free space than this, and commits are refused.
     free_critical_bytes: Arc<AtomicU64>,
+    commit_times: Arc<CommitTimes>,
     checkpointer: Checkpointer,
 }
 
@@ -122,7 +127,7 @@ impl Writer {
         state_dir: &Path,
         clock: Clock,
         requests: Receiver<Request>,
-        free_critical_bytes: Arc<AtomicU64>,
+        (free_critical_bytes, commit_times): (Arc<AtomicU64>, Arc<CommitTimes>),
     ) -> Result<Self, LedgerError> {
         let path = store::database_path(state_dir);
         let checkpointer = Checkpointer::start(&path)?;
@@ -135,6 +140,7 @@ impl Writer {
             requests,
             refused: BTreeMap::new(),
             free_critical_bytes,
+            commit_times,
             checkpointer,
         })
     }
@@ -301,7 +307,10 @@ impl Writer {
             refusals::insert_refusal(&self.connection, (station, reason), *count, now)?;
         }
         disk("ledger.commit.before")?;
-        self.run_sql("COMMIT")
+        let watch = Stopwatch::start();
+        self.run_sql("COMMIT")?;
+        self.commit_times.note(watch.elapsed());
+        Ok(())
     }
 
     /// One request within the open transaction. An error here is the disk's, and ends the group.
@@ -316,10 +325,10 @@ impl Writer {
                 });
                 self.finish(written, reply, done, |(), reply| Done::Digest(sha256, reply))?;
             }
-            Request::GpuStats { recorded_at, samples, reply } => {
+            Request::Samples { recorded_at, samples, reply } => {
                 let written = self.in_savepoint(|| {
-                    rows::insert_gpu_stats(connection, recorded_at, &samples, limits::GPU_STATS_SPOOL_MAX)?;
-                    disk("ledger.gpu_stats.savepoint")
+                    samples::insert(connection, recorded_at, &samples)?;
+                    disk("ledger.samples.savepoint")
                 });
                 self.finish(written, reply, done, |(), reply| Done::Unit(reply))?;
             }
@@ -329,8 +338,8 @@ impl Writer {
                 });
                 self.finish(written, reply, done, Done::Count)?;
             }
-            Request::AcknowledgeGpuStats { seqs, reply } => {
-                let written = self.in_savepoint(|| rows::acknowledge_gpu_stats(connection, &seqs));
+            Request::AcknowledgeSamples { kind, seqs, reply } => {
+                let written = self.in_savepoint(|| samples::acknowledge(connection, kind, &seqs));
                 self.finish(written, reply, done, Done::Count)?;
             }
             Request::Park { seq, error, reply } => {
@@ -501,9 +510,9 @@ impl Request {
         match self {
             Request::Commit { reply, .. } => answer(&reply, Err(error)),
             Request::Provenance { reply, .. } => answer(&reply, Err(error)),
-            Request::GpuStats { reply, .. } | Request::Close { reply } => answer(&reply, Err(error)),
+            Request::Samples { reply, .. } | Request::Close { reply } => answer(&reply, Err(error)),
             Request::Acknowledge { reply, .. }
-            | Request::AcknowledgeGpuStats { reply, .. }
+            | Request::AcknowledgeSamples { reply, .. }
             | Request::Park { reply, .. }
             | Request::ReportRefusals { reply }
             | Request::Unpark { reply } => answer(&reply, Err(error)),

@@ -15,7 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::types::{DiskLevel, GpuStat, Timings, Verdict};
+use super::system_metrics::SystemGauges;
+use crate::types::{DiskLevel, GpuStat, SystemStat, Timings, Verdict};
 
 /// What `GET /metrics` answers with.
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -117,6 +118,7 @@ struct Inner {
     disk_free: Gauge,
     disk_level: Gauge,
     gpu: GpuFamilies,
+    system: SystemGauges,
 }
 
 /// How a model is doing: what [`Metrics::set_model`] is told.
@@ -181,6 +183,7 @@ impl Metrics {
             disk_free: Gauge::default(),
             disk_level: Gauge::default(),
             gpu: GpuFamilies::default(),
+            system: SystemGauges::default(),
         };
         inner.register_pipeline();
         inner.register_ledger_and_uplink();
@@ -302,6 +305,11 @@ impl Metrics {
         }
     }
 
+    /// The latest sample of the machine; unknown values have no series.
+    pub fn set_system(&self, stat: &SystemStat) {
+        self.0.system.set(stat);
+    }
+
     /// All metrics in OpenMetrics text, see [`METRICS_CONTENT_TYPE`].
     #[must_use]
     pub fn render(&self) -> String {
@@ -382,6 +390,7 @@ impl Inner {
         r.register_with_unit("gpu_memory_used", "GPU memory in use", Unit::Bytes, self.gpu.memory.clone());
         r.register_with_unit("gpu_temperature", "GPU temperature", Unit::Celsius, self.gpu.temperature.clone());
         r.register_with_unit("gpu_power", "GPU power draw", Unit::Other("watts".to_owned()), self.gpu.power.clone());
+        self.system.register(r);
         let build: Family<BuildLabel, Gauge> = Family::default();
         build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION") }).set(1);
         r.register("build_info", "The running version", build);
@@ -390,7 +399,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use super::{GpuStat, LedgerTotals, Metrics, ModelGauges, Timings, UplinkGauges, Verdict};
+    use super::{GpuStat, LedgerTotals, Metrics, ModelGauges, SystemStat, Timings, UplinkGauges, Verdict};
 
     fn check(text: &str, line: &str) {
         assert!(text.lines().any(|l| l == line), "no line `{line}` in:\n{text}");
@@ -428,6 +437,19 @@ mod tests {
         check(&text, "loupe_stage_duration_seconds_bucket{le=\"0.005\",stage=\"decode\"} 1");
         check(&text, "loupe_stage_duration_seconds_bucket{le=\"0.002\",stage=\"decode\"} 0");
         assert!(!text.contains("stage=\"anomaly\""));
+    }
+
+    #[test]
+    fn what_the_machine_does_not_say_any_more_has_no_series() {
+        let metrics = Metrics::new();
+        let stat = SystemStat { disk_used_pct: Some(25.0), temperature_c: Some(41.5), ..SystemStat::default() };
+        metrics.set_system(&stat);
+        let text = metrics.render();
+        check(&text, "loupe_disk_used_ratio{} 0.25");
+        check(&text, "loupe_system_temperature_celsius{} 41.5");
+        assert!(!text.contains("loupe_system_load1{}"));
+        metrics.set_system(&SystemStat { temperature_c: None, ..stat });
+        assert!(!metrics.render().contains("loupe_system_temperature_celsius{}"));
     }
 
     #[test]

@@ -139,7 +139,7 @@ fn report(swept: &Swept, what: &str) {
             picture_bytes = swept.picture_bytes,
             detail = swept.detail,
             inspections = swept.inspections,
-            gpu_samples = swept.gpu_samples,
+            samples = swept.samples,
             "{what}"
         );
     }

@@ -4,6 +4,7 @@
 
 mod bbox;
 mod catalogue;
+mod config_change;
 mod digest;
 mod feedback;
 mod gpu_stat;
@@ -18,11 +19,13 @@ mod quality;
 mod reason;
 mod review;
 mod storage;
+mod system_stat;
 mod time;
 mod verdict;
 
 pub use bbox::BoundingBox;
 pub use catalogue::{AccessPolicy, Catalogue, Category, Color, Part, PartCard, PartRelation, QualityLevel};
+pub use config_change::{ConfigChange, ConfigRecord, ConfigSource, ConfigValue};
 pub use digest::{Digest, DigestError};
 pub use feedback::{ActionResult, ActionTaken, Feedback, FeedbackOrder, FeedbackType};
 pub use gpu_stat::GpuStat;
@@ -40,5 +43,6 @@ pub use quality::{FrameQuality, QaStatus};
 pub use reason::Reason;
 pub use review::{Confusion, Review, ReviewAction, ReviewOrder, ReviewStatus, UnknownPart};
 pub use storage::{DiskLevel, HoldOrder, HoldScope, LegalHold, StoragePolicy};
+pub use system_stat::SystemStat;
 pub use time::Timestamp;
 pub use verdict::Verdict;

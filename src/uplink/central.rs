@@ -60,6 +60,14 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// Where a DSN leads and as whom: what of it is no secret. `None`: it cannot be read.
+#[must_use]
+pub fn server_of(dsn: &Secret) -> Option<String> {
+    let dsn = Dsn::parse(dsn).ok()?;
+    let user = dsn.config.get_user().unwrap_or_default();
+    Some(format!("{user}@{} sslmode={}", Address::of(&dsn), dsn.tls.as_str()))
+}
+
 impl Drop for Central {
     fn drop(&mut self) {
         self.driver.abort();

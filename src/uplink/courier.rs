@@ -21,18 +21,30 @@ use super::packer::{Load, Packer};
 use super::pipeline::transact;
 use super::{Secret, UplinkError};
 use crate::failpoint;
-use crate::ledger::{Ledger, LedgerError, LedgerReader, PackedUnit, Span};
+use crate::ledger::{Ledger, LedgerError, LedgerReader, PackedUnit, SampleKind, Span};
 use crate::limits;
 
 /// What a run of the courier moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Delivery {
-    /// Units acknowledged by central: inspections, reviews, kit sessions, corrections, reports of refusals.
+    /// Units acknowledged by central: inspections, reviews, kit sessions, corrections, reports of refusals, changes of the
+    /// configuration.
     pub delivered: u64,
     /// Those it refused.
     pub parked: u64,
     /// GPU samples acknowledged.
     pub gpu_stats: u64,
+    /// Samples of the machine acknowledged.
+    pub system_stats: u64,
+}
+
+impl Delivery {
+    fn samples_of(&mut self, kind: SampleKind) -> &mut u64 {
+        match kind {
+            SampleKind::Gpu => &mut self.gpu_stats,
+            SampleKind::System => &mut self.system_stats,
+        }
+    }
 }
 
 /// A ledger on one side, the central database on the other.
@@ -106,7 +118,7 @@ impl Courier {
     pub async fn deliver_all(&mut self, mut progress: impl FnMut(&Delivery)) -> Result<Delivery, UplinkError> {
         let mut delivery = Delivery::default();
         self.deliver_units(&mut delivery, &mut progress).await?;
-        self.deliver_gpu_stats(&mut delivery).await?;
+        self.deliver_samples(&mut delivery).await?;
         Ok(delivery)
     }
 
@@ -224,27 +236,30 @@ impl Courier {
         Ok(())
     }
 
-    /// GPU samples, oldest first; refused ones are dropped, since samples may be.
-    async fn deliver_gpu_stats(&mut self, delivery: &mut Delivery) -> Result<(), UplinkError> {
+    /// Samples of each kind, oldest first; refused ones are dropped, since samples may be.
+    async fn deliver_samples(&mut self, delivery: &mut Delivery) -> Result<(), UplinkError> {
         let mut batch = self.spare.pop().unwrap_or_else(Batch::new);
-        loop {
-            let seqs = self.packer()?.pack_gpu_stats(limits::UPLINK_UNITS_MAX, &mut batch)?;
-            if seqs.is_empty() {
-                self.spare.push(batch);
-                return Ok(());
-            }
-            match self.send_batch(&batch).await {
-                Err(error) if error.is_about_the_rows() => {
-                    warn!(samples = seqs.len(), %error, "central refuses GPU samples; dropped");
+        for kind in SampleKind::ALL {
+            loop {
+                let seqs = self.packer()?.pack_samples(kind, limits::UPLINK_UNITS_MAX, &mut batch)?;
+                if seqs.is_empty() {
+                    break;
                 }
-                outcome => {
-                    outcome?;
-                    delivery.gpu_stats += seqs.len() as u64;
+                match self.send_batch(&batch).await {
+                    Err(error) if error.is_about_the_rows() => {
+                        warn!(samples = seqs.len(), ?kind, %error, "central refuses samples; dropped");
+                    }
+                    outcome => {
+                        outcome?;
+                        *delivery.samples_of(kind) += seqs.len() as u64;
+                    }
                 }
+                failpoint::hit("uplink.samples.sent");
+                self.ledger.acknowledge_samples(kind, seqs)?;
             }
-            failpoint::hit("uplink.gpu_stats.sent");
-            self.ledger.acknowledge_gpu_stats(seqs)?;
         }
+        self.spare.push(batch);
+        Ok(())
     }
 
     async fn send(&self, load: &Load) -> Result<(), UplinkError> {

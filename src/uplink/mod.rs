@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 pub use audit::{AuditBreak, AuditReport, BreakKind, ChainEnd, ChainReport, FactFault, FactReport};
-pub use central::Central;
+pub use central::{Central, server_of};
 pub use compare::{Comparison, compare};
 pub use courier::{Courier, Delivery};
 pub use downlink::{Downlink, DownlinkConfig, FitOrder, HearRecipe, KeepFit, Prove, Pulled, RecipeNews};

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::batch::{Batch, INGEST_BATCHES_AT};
-use crate::ledger::{Cell, Counters, Ledger, LedgerError, LedgerReader, Packed, RowSink as _, Span};
+use crate::ledger::{Cell, Counters, Ledger, LedgerError, LedgerReader, Packed, RowSink as _, SampleKind, Span};
 use crate::types::Digest;
 
 /// A batch with what is in it.
@@ -39,10 +39,10 @@ impl Packer {
         Ok(Load { batch, packed, sha256 })
     }
 
-    /// GPU samples, and their positions in the spool.
-    pub fn pack_gpu_stats(&self, rows_max: usize, batch: &mut Batch) -> Result<Vec<i64>, LedgerError> {
+    /// Samples of a kind, and their positions in the spool.
+    pub fn pack_samples(&self, kind: SampleKind, rows_max: usize, batch: &mut Batch) -> Result<Vec<i64>, LedgerError> {
         batch.clear();
-        self.reader.pack_gpu_stats(rows_max, batch)
+        self.reader.pack_samples(kind, rows_max, batch)
     }
 
     pub fn has_unreported_refusals(&self) -> Result<bool, LedgerError> {

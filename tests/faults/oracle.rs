@@ -210,8 +210,8 @@ impl<'a> Subject<'a> {
         let mut verdict = Verdict { parked: waiting.len(), ..Verdict::default() };
         let brief = local.uuids("SELECT inspection_id FROM delivered_inspections WHERE is_brief = 1");
         for table in SENT_TABLES {
-            if table.name == "gpu_stats" {
-                self.samples_came_once(device)?;
+            if ["gpu_stats", "system_stats"].contains(&table.name) {
+                self.samples_came_once(table.name, device)?;
                 continue;
             }
             let types = self.types_of(table);
@@ -265,11 +265,10 @@ impl<'a> Subject<'a> {
         Ok(rows)
     }
 
-    fn samples_came_once(&self, device: Uuid) -> Result<(), String> {
-        let sql =
-            format!("SELECT id FROM loupe.gpu_stats WHERE device_id = '{device}' GROUP BY id HAVING count(*) > 1");
+    fn samples_came_once(&self, table: &str, device: Uuid) -> Result<(), String> {
+        let sql = format!("SELECT id FROM loupe.{table} WHERE device_id = '{device}' GROUP BY id HAVING count(*) > 1");
         match self.server.lines(&sql).first() {
-            Some(id) => Err(format!("DOUBLE: GPU sample {id} is there twice")),
+            Some(id) => Err(format!("DOUBLE: {table} {id} is there twice")),
             None => Ok(()),
         }
     }
