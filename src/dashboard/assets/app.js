@@ -472,6 +472,13 @@ function pick(id) {
   invalidate();
 }
 
+// While somebody fills a form in, the line goes on and the inspection that it is about stays.
+function stay() {
+  if (state.pickedId || !shown()) return;
+  state.pickedId = shown().inspection_id;
+  invalidate();
+}
+
 function step(by) {
   const list = ofStation();
   const current = shown();

@@ -56,10 +56,7 @@ async function drawFeedback() {
 }
 
 $("feedback-form").addEventListener("submit", sendFeedback);
-// While someone fills the form in, the line goes on and this inspection stays.
-$("feedback-form").addEventListener("focusin", () => {
-  if (!state.pickedId && shown()) pick(shown().inspection_id);
-});
+$("feedback-form").addEventListener("focusin", stay);
 $("feedback-kind").addEventListener("change", () => {
   const isAction = $("feedback-kind").value === "action";
   $("feedback-taken").hidden = !isAction;

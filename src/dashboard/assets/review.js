@@ -98,7 +98,7 @@ async function drawReviews() {
 $("review-form").addEventListener("submit", sendReview);
 // While someone fills the form in, the line goes on and this inspection stays.
 $("review-form").addEventListener("focusin", () => {
-  if (!state.pickedId && shown()) pick(shown().inspection_id);
+  stay();
   $("review-parts").replaceChildren(...(shown() ? partsOf(shown()) : []).map((part) => element("option", { value: part })));
 });
 $("review-kind").addEventListener("change", () => {
