@@ -48,13 +48,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if changes.is_empty() {
         println!("nothing is recorded; the daemon records its configuration when it starts");
     }
-    let mut last = None;
-    for change in &changes {
-        if last != Some(change.change_id) {
-            println!("{}", headline(change));
-            last = Some(change.change_id);
-        }
-        println!("  {}: {}", change.config_key, step(change));
+    for keys in changes.chunk_by(|a, b| a.change_id == b.change_id) {
+        println!("{}", headline(&keys[0]));
+        // Newest first are the changes; the keys of one are read from the first on.
+        keys.iter().rev().for_each(|change| println!("  {}: {}", change.config_key, step(change)));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! * **Invariant**: only what the ledger has committed is shown; [`Feed::publish`] is called after the commit.
-//! * **Read-only but for reviews, feedback, people, kits and legal holds**: every other route is GET and changes nothing. Files are served from below the artifacts folder
-//!   only, after resolving links. The `Host` header is checked, so that a page on the internet cannot read the dashboard
+//! * **Read-only but for reviews, feedback, people, kits and legal holds**: every other route is GET and
+//!   changes nothing. Files are served from below the artifacts folder only, after resolving links. The `Host` header is checked, so that a page on the internet cannot read the dashboard
 //!   by DNS rebinding; errors carry a code and a sentence, never a path or a cause.
 //! * **Thread**: one OS thread `loupe-dashboard` with a single-threaded tokio runtime; files are read on at most
 //!   `limits::DASHBOARD_FILE_THREADS` threads beside it. The pipeline never waits for a client.
@@ -16,6 +16,7 @@
 
 mod api;
 mod artifacts;
+mod desk;
 mod events;
 mod feed;
 mod guard;

@@ -4,20 +4,19 @@
 //! (CORS), which is never answered; an `Origin` that is not this host is refused as well. There are no logins yet, so
 //! reviews are taken only where the dashboard listens on loopback.
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Shared;
 use super::api::ApiError;
-use super::state::{ReviewCall, ReviewRefusal};
+use super::desk::{self, Words};
+use super::state::ReviewCall;
 use crate::types::ReviewOrder;
 
 /// Body of an undo.
@@ -43,20 +42,21 @@ const BAD_BODY: ApiError =
 const BAD_ID: ApiError = ApiError::new(StatusCode::NOT_FOUND, "unknown_review", "no review has this id");
 const BROKEN: ApiError =
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "review_failed", "the review was not stored; see the log");
+const WORDS: Words = Words { off: OFF, refused_code: "review_refused", broken: BROKEN };
 
 /// `GET /api/v1/reviews`: newest first.
 pub(super) async fn list(State(shared): State<Shared>) -> Response {
-    ask(&shared, ReviewCall::List, StatusCode::OK).await
+    desk::ask(shared.state.reviews.as_ref(), ReviewCall::List, StatusCode::OK, &WORDS).await
 }
 
 /// `GET /api/v1/confusions`: pairs of parts, most often first.
 pub(super) async fn confusions(State(shared): State<Shared>) -> Response {
-    ask(&shared, ReviewCall::Confusions, StatusCode::OK).await
+    desk::ask(shared.state.reviews.as_ref(), ReviewCall::Confusions, StatusCode::OK, &WORDS).await
 }
 
 /// `GET /api/v1/unknowns`: unknown items by the part they look like.
 pub(super) async fn unknowns(State(shared): State<Shared>) -> Response {
-    ask(&shared, ReviewCall::Unknowns, StatusCode::OK).await
+    desk::ask(shared.state.reviews.as_ref(), ReviewCall::Unknowns, StatusCode::OK, &WORDS).await
 }
 
 /// `POST /api/v1/reviews` with a [`ReviewOrder`].
@@ -65,7 +65,9 @@ pub(super) async fn add(State(shared): State<Shared>, headers: HeaderMap, body: 
         return refused.into_response();
     }
     match serde_json::from_slice::<ReviewOrder>(&body) {
-        Ok(order) => ask(&shared, ReviewCall::Add(order), StatusCode::CREATED).await,
+        Ok(order) => {
+            desk::ask(shared.state.reviews.as_ref(), ReviewCall::Add(order), StatusCode::CREATED, &WORDS).await
+        }
         Err(_) => BAD_BODY.into_response(),
     }
 }
@@ -83,7 +85,13 @@ pub(super) async fn undo(
     let Some(id) = id.ok().and_then(|Path(id)| id.parse::<Uuid>().ok()) else { return BAD_ID.into_response() };
     match serde_json::from_slice::<Undo>(&body) {
         Ok(Undo { reviewer, reason }) => {
-            ask(&shared, ReviewCall::Undo { id, reviewer, reason }, StatusCode::CREATED).await
+            desk::ask(
+                shared.state.reviews.as_ref(),
+                ReviewCall::Undo { id, reviewer, reason },
+                StatusCode::CREATED,
+                &WORDS,
+            )
+            .await
         }
         Err(_) => BAD_BODY.into_response(),
     }
@@ -103,21 +111,4 @@ pub(super) fn admit(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError
     }
     let media = text(CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);
     if media.is_some_and(|media| media.eq_ignore_ascii_case("application/json")) { Ok(()) } else { Err(NOT_JSON) }
-}
-
-/// Ask on a file thread: the ledger's disk and the embedding model take their time.
-async fn ask(shared: &Shared, call: ReviewCall, done: StatusCode) -> Response {
-    let Some(desk) = shared.state.reviews.clone() else { return OFF.into_response() };
-    match tokio::task::spawn_blocking(move || desk(call)).await {
-        Ok(Ok(answer)) => (done, [(CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
-        Ok(Err(ReviewRefusal::Order(message))) => {
-            let body: Value = json!({ "error": { "code": "review_refused", "message": message } });
-            (StatusCode::UNPROCESSABLE_ENTITY, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
-        }
-        Ok(Err(ReviewRefusal::Machine(error))) => {
-            tracing::error!(error, "a review was not stored");
-            BROKEN.into_response()
-        }
-        Err(_) => BROKEN.into_response(),
-    }
 }

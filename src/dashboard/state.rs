@@ -45,7 +45,10 @@ pub enum ReviewRefusal {
 }
 
 /// Answers review calls; may read and write the ledger and run a model, on a file thread.
-pub type ReviewFn = Arc<dyn Fn(ReviewCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+pub type ReviewFn = DeskFn<ReviewCall>;
+
+/// Answers a question or does an order; may read and write the ledger, runs on a file thread.
+pub type DeskFn<C> = Arc<dyn Fn(C) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
 
 /// What the kit routes ask for.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +60,7 @@ pub enum KitCall {
 }
 
 /// Answers kit calls; reads and writes the ledger, on a file thread.
-pub type KitFn = Arc<dyn Fn(KitCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+pub type KitFn = DeskFn<KitCall>;
 
 /// What the routes of people and feedback ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,10 +76,10 @@ pub enum PeopleCall {
 }
 
 /// Answers calls about people and feedback; reads and writes the ledger, on a file thread.
-pub type PeopleFn = Arc<dyn Fn(PeopleCall) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+pub type PeopleFn = DeskFn<PeopleCall>;
 
 /// Places and releases legal holds.
-pub type HoldFn = Arc<dyn Fn(HoldOrder) -> Result<serde_json::Value, ReviewRefusal> + Send + Sync>;
+pub type HoldFn = DeskFn<HoldOrder>;
 
 /// Why the picture at this path below `artifacts/` is gone, in a sentence; `None`: nobody knows of it. May read the
 /// ledger, runs on a file thread.

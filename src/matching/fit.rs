@@ -29,9 +29,9 @@ pub struct Scored {
     pub similarity: f32,
     /// [`crate::measure::log_likelihood`] of the item's box; `None` where the scale or the part's size is not known.
     pub size_log: Option<f32>,
-    /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; 0 where
-    /// the shape is not known or only one of the two is a candidate.
-    pub shape: f32,
+    /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; `None`
+    /// where the shape is not known or only one of the two is a candidate.
+    pub shape: Option<f32>,
     /// It is not the most similar candidate, but of that one's confusion group.
     pub is_rival: bool,
 }
@@ -127,7 +127,7 @@ impl Weights {
         let rival = if candidate.is_rival { self.group } else { 0.0 };
         self.similarity * candidate.similarity
             + self.size * candidate.size_log.unwrap_or(0.0)
-            + self.shape * candidate.shape
+            + self.shape * candidate.shape.unwrap_or(0.0)
             + rival
     }
 }
@@ -241,7 +241,7 @@ mod tests {
     use crate::types::Digest;
 
     fn scored(similarity: f32, size_log: Option<f32>) -> Scored {
-        Scored { similarity, size_log, shape: 0.0, is_rival: false }
+        Scored { similarity, size_log, shape: None, is_rival: false }
     }
 
     fn scorer() -> Scorer {

@@ -134,7 +134,7 @@ impl<'a> Example<'a> {
 fn features(scored: &Scored) -> [f64; FEATURES] {
     let rival = if scored.is_rival { 1.0 } else { 0.0 };
     let size_log = f64::from(scored.size_log.unwrap_or(0.0));
-    [f64::from(scored.similarity), size_log, f64::from(scored.shape), rival, 0.0]
+    [f64::from(scored.similarity), size_log, f64::from(scored.shape.unwrap_or(0.0)), rival, 0.0]
 }
 
 /// The weights under which the examples are likeliest.
@@ -357,7 +357,10 @@ mod tests {
                         let own = if part == truth { 0.85 } else { 0.55 };
                         let size_log = if part == truth { 1.0 } else { -4.0 };
                         let similarity = own + noise * (next() - 0.5);
-                        (part.to_string(), Scored { similarity, size_log: Some(size_log), shape: 0.0, is_rival: false })
+                        (
+                            part.to_string(),
+                            Scored { similarity, size_log: Some(size_log), shape: None, is_rival: false },
+                        )
                     })
                     .collect();
                 candidates.sort_by(|a, b| b.1.similarity.total_cmp(&a.1.similarity));

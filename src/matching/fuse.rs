@@ -36,8 +36,7 @@ impl PartIndex {
         let scorer = fit.scorer(&scored);
         let probabilities = scorer.probabilities(&scored);
         for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(probabilities) {
-            (ranked.probability, ranked.size_log) = (Some(probability), scored.size_log);
-            ranked.shape = seen.shape.as_ref().and_then(|shape| self.shapes().likeness(shape, &ranked.part_id));
+            (ranked.probability, ranked.size_log, ranked.shape) = (Some(probability), scored.size_log, scored.shape);
         }
         // By share, not by probability: the curve between them may be level, and no evidence is to be lost on it. Stable:
         // of equal ones the more similar one stays first.
@@ -77,7 +76,7 @@ impl PartIndex {
         let scored = |(position, one): (usize, &RankedPart)| Scored {
             similarity: one.similarity,
             size_log: size_log(&one.part_id),
-            shape: shape(one).unwrap_or(0.0),
+            shape: shape(one),
             is_rival: position > 0 && self.groups().share(first, &one.part_id),
         };
         ranked.iter().enumerate().map(scored).collect()
@@ -86,10 +85,10 @@ impl PartIndex {
     /// The other part of the pair that `one` is of, where it is among `ranked` and both shapes are known.
     fn pair_of<'a>(&self, one: &RankedPart, ranked: &'a [RankedPart]) -> Option<&'a RankedPart> {
         let is_known = |part: &RankedPart| self.shapes().knows(&part.part_id);
-        let is_other = |part: &&RankedPart| {
-            part.part_id != one.part_id && is_known(part) && self.groups().share(&one.part_id, &part.part_id)
-        };
-        ranked.iter().find(is_other).filter(|_| is_known(one))
+        let is_other =
+            |part: &RankedPart| part.part_id != one.part_id && self.groups().share(&one.part_id, &part.part_id);
+        // Most parts are of no pair: that is asked first.
+        is_known(one).then(|| ranked.iter().find(|part| is_known(part) && is_other(part)))?
     }
 
     /// The fit of the opened generation.

@@ -54,7 +54,8 @@ pub struct RankedPart {
     /// Natural logarithm of the density of the item's true size for this part; `None` where one of them is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_log: Option<f32>,
-    /// How like the edges of the item and of the part run, 0 to 1; `None` where the part's shape was not compared.
+    /// How much more the item's edges run like this part's than like those of its pair's two parts on average, −1 to 1;
+    /// `None` where the shapes were not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<f32>,
 }
