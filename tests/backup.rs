@@ -125,14 +125,14 @@ fn a_running_device_is_kept_proved_and_put_back_elsewhere() {
     let config = device(folder.path(), "dsn_file = \"dsn\"");
     let state = folder.path().join("state");
     let out = folder.path().join("device.backup");
-    let committed = || LedgerReader::open(&state).and_then(|reader| reader.counters()).map_or(0, |c| c.committed);
+    let inspected = || LedgerReader::open(&state).and_then(|reader| reader.counters()).map_or(0, |c| c.captured);
     let daemon = Daemon(loupe().args(["run", "--config"]).arg(&config).stderr(Stdio::null()).spawn().unwrap());
-    until("the daemon commits", || committed() > 12);
+    until("the daemon inspects", || inspected() > 12);
     let mut create = loupe();
     create.args(["backup", "create", "--config"]).arg(&config).arg("--out").arg(&out);
     let created = json(&mut create);
-    let at_backup = committed();
-    until("the daemon goes on", || committed() > at_backup);
+    let at_backup = inspected();
+    until("the daemon goes on", || inspected() > at_backup);
     assert!(created["picture_count"].as_u64().unwrap() > 12, "{created}");
     assert_eq!(created["secrets_left_out"], serde_json::json!([folder.path().join("dsn")]));
     let bytes = fs::read(&out).unwrap();
@@ -158,8 +158,8 @@ fn a_running_device_is_kept_proved_and_put_back_elsewhere() {
     // It works again, with the configuration that came back, once the secret is there.
     fs::write(below(&folder.path().join("dsn")), "postgresql://dev:hunter2@127.0.0.1:1/none\n").unwrap();
     let _daemon = Daemon(loupe().args(["run", "--config"]).arg(below(&config)).stderr(Stdio::null()).spawn().unwrap());
-    until("the restored device commits", || {
-        LedgerReader::open(&restored).unwrap().counters().unwrap().committed > counters.committed + 2
+    until("the restored device inspects", || {
+        LedgerReader::open(&restored).unwrap().counters().unwrap().captured > counters.captured + 2
     });
 }
 

@@ -345,13 +345,13 @@ fn of_two_daemons_on_one_state_folder_the_second_ends_with_78_and_the_first_goes
     };
     let mut first = run().stderr(std::process::Stdio::null()).spawn().unwrap();
     let state = folder.path().join("state");
-    let committed = || {
+    let inspected = || {
         let reader = loupe::ledger::LedgerReader::open(&state);
-        reader.and_then(|reader| reader.counters()).map_or(0, |counters| counters.committed)
+        reader.and_then(|reader| reader.counters()).map_or(0, |counters| counters.captured)
     };
     let watch = loupe::clock::Stopwatch::start();
     let until_more_than = |count: u64| {
-        while committed() <= count {
+        while inspected() <= count {
             assert!(watch.elapsed().as_secs() < 120, "the first daemon inspects nothing");
             std::thread::yield_now();
         }
@@ -359,7 +359,7 @@ fn of_two_daemons_on_one_state_folder_the_second_ends_with_78_and_the_first_goes
     until_more_than(0);
     let said = fail_with(&mut run(), 78);
     assert!(said.contains("in use by another loupe process"), "{said}");
-    until_more_than(committed());
+    until_more_than(inspected());
     first.kill().unwrap();
     first.wait().unwrap();
 }

@@ -2,55 +2,38 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Stdio};
 
 use loupe::clock::Stopwatch;
+use support::browser::{Browser, PATIENCE};
 use support::{Assets, inspect, loupe, plate_recipe, root, samples, succeed};
 use tempfile::TempDir;
 
-/// Longest wait for the page to load, connect and draw.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// Time for one answer of the browser's own server.
-const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// The running program; killed when the test ends.
+struct Daemon(Child);
 
-/// A browser that shows `url`; its own list of pages, with their titles, is served on `port`. `None` where no Chromium
-/// is installed, said on stdout.
-fn browse(url: &str, profile: &Path, port: u16) -> Option<Child> {
-    let installed = ["/usr/bin/chromium", "/usr/bin/chromium-browser"];
-    let Some(browser) = installed.into_iter().find(|path| Path::new(path).exists()) else {
-        println!("skipped: Chromium is not installed");
-        return None;
-    };
-    let browser = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"])
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .arg(format!("--remote-debugging-port={port}"))
-        .arg(url)
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    Some(browser)
+impl Daemon {
+    /// With the address of its page, once it says it.
+    fn start(config: &Path) -> (Self, String) {
+        let mut child = loupe().args(["run", "--config"]).arg(config).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = log.lines().map_while(Result::ok);
+        let url = lines
+            .find_map(|line| line.find("http://").map(|at| line[at..].trim().to_owned()))
+            .expect("an address in the log");
+        // Read on: a full pipe would stop the daemon.
+        std::thread::spawn(move || lines.count());
+        (Self(child), url)
+    }
 }
 
-/// What a GET answers, or nothing while nobody listens.
-fn get(port: u16, path: &str) -> String {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
-    // The browser's server leaves the connection open after its answer: what came within the time is the answer.
-    stream.set_read_timeout(Some(ANSWER_TIME)).unwrap();
-    let asked = write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n");
-    let mut answer = Vec::new();
-    let _timed_out = stream.read_to_end(&mut answer);
-    if asked.is_ok() { String::from_utf8_lossy(&answer).into_owned() } else { String::new() }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
 }
 
 #[test]
@@ -70,28 +53,53 @@ fn the_page_shows_the_verdict_of_the_last_inspection() {
         ),
     )
     .unwrap();
-    let mut daemon = loupe().args(["run", "--config"]).arg(&config).stderr(Stdio::piped()).spawn().unwrap();
-    let log = BufReader::new(daemon.stderr.take().unwrap());
-    let mut lines = log.lines().map_while(Result::ok);
-    let url = lines
-        .find_map(|line| line.find("http://").map(|at| line[at..].trim().to_owned()))
-        .expect("an address in the log");
-    let port = free_port();
-    let browser = browse(&url, &folder.path().join("profile"), port);
-    let watch = Stopwatch::start();
+    let (_daemon, url) = Daemon::start(&config);
+    let Some(mut browser) = Browser::open(&url, &folder.path().join("profile")) else { return };
     // The page's script sets its title to the current verdict once the first inspection has reached it.
-    let has_title = |pages: &str| pages.contains("\"FAIL · Loupe\"") || pages.contains("FAIL \\u00B7 Loupe");
-    let mut pages = String::new();
-    while browser.is_some() && !has_title(&pages) && watch.elapsed() < PATIENCE {
-        pages = get(port, "/json");
-        std::thread::yield_now();
-    }
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
-    let Some(mut browser) = browser else { return };
-    browser.kill().unwrap();
-    browser.wait().unwrap();
-    assert!(has_title(&pages), "no FAIL in the title of any page:\n{pages}");
+    browser.until("document.title === 'FAIL · Loupe'");
+}
+
+/// The line goes on while somebody types: what they say is stored of the inspection they looked at.
+#[test]
+fn what_is_typed_into_a_form_is_said_of_the_inspection_that_was_shown() {
+    let folder = TempDir::new().unwrap();
+    plate_recipe(folder.path(), &Assets::get().bank(), "");
+    let (config, state) = (folder.path().join("loupe.toml"), folder.path().join("state"));
+    let source = samples().join("plate/test/crack");
+    std::fs::write(
+        &config,
+        format!(
+            "[site]\ncode = \"test-site\"\n[storage]\nstate_dir = \"state\"\n[dashboard]\nlisten = \"127.0.0.1:0\"\n\
+             [[stations]]\nname = \"plates\"\nrecipe = \"plate.toml\"\n\
+             source = {{ kind = \"folder\", path = \"{}\", loop = true }}\n",
+            source.display()
+        ),
+    )
+    .unwrap();
+    let (_daemon, url) = Daemon::start(&config);
+    let Some(mut browser) = Browser::open(&url, &folder.path().join("profile")) else { return };
+    browser.until("document.title === 'FAIL · Loupe' && !document.getElementById('feedback-section').hidden");
+    browser.click("#feedback-author");
+    browser.until("document.activeElement.id === 'feedback-author'");
+    let code = browser.value("shown().code").as_str().unwrap().to_owned();
+    let newest = browser.value("live().inspection_id").as_str().unwrap().to_owned();
+    browser.type_text("kim");
+    browser.until(&format!("live().inspection_id !== {newest:?}"));
+    browser.click("#feedback-notes");
+    browser.type_text("a reflection");
+    browser.click("#feedback-send");
+    browser.until("document.getElementById('feedback-said').textContent === 'Stored.'");
+    assert_eq!(browser.value("document.getElementById('code').textContent"), code);
+
+    let output = succeed(loupe().args(["feedback", "list", "--json", "--state"]).arg(&state));
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said = &listed["feedback"];
+    assert_eq!(said.as_array().map(Vec::len), Some(1), "{said}");
+    assert_eq!(
+        (&said[0]["code"], &said[0]["author"], &said[0]["notes"]),
+        (&code.into(), &"kim".into(), &"a reflection".into()),
+        "{said}"
+    );
 }
 
 /// A kit of whatever the picture is named, counted by the daemon, shown by the page, corrected by the command line.
@@ -136,22 +144,11 @@ fn the_kit_page_shows_a_complete_kit_and_orders_reach_the_running_daemon() {
         ),
     )
     .unwrap();
-    let mut daemon = loupe().args(["run", "--config"]).arg(&config).stderr(Stdio::piped()).spawn().unwrap();
-    let log = BufReader::new(daemon.stderr.take().unwrap());
-    let mut lines = log.lines().map_while(Result::ok);
-    let url = lines
-        .find_map(|line| line.find("http://").map(|at| line[at..].trim().to_owned()))
-        .expect("an address in the log");
-    let port = free_port();
-    let browser = browse(&format!("{url}kits"), &folder.path().join("profile"), port);
-    let watch = Stopwatch::start();
-    let has_title =
-        |pages: &str| pages.contains("\"Complete · Kits · Loupe\"") || pages.contains("Complete \\u00B7 Kits");
-    let mut pages = String::new();
-    while browser.is_some() && !has_title(&pages) && watch.elapsed() < PATIENCE {
-        pages = get(port, "/json");
-        std::thread::yield_now();
+    let (daemon, url) = Daemon::start(&config);
+    if let Some(mut browser) = Browser::open(&format!("{url}kits"), &folder.path().join("profile")) {
+        browser.until("document.title === 'Complete · Kits · Loupe'");
     }
+    let watch = Stopwatch::start();
     let locked = loupe_on(&["catalog", "import", &parts]).output().unwrap();
     let status = || {
         let output = succeed(&mut loupe_on(&["kit", "status", "open", "--json"]));
@@ -167,8 +164,7 @@ fn the_kit_page_shows_a_complete_kit_and_orders_reach_the_running_daemon() {
     succeed(&mut loupe_on(&["kit", "undo-tray", "open", "--by", "kim"]));
     let after = status();
     let nowhere = loupe_on(&["kit", "start", "set", "--station", "nowhere", "--by", "kim"]).output().unwrap();
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    drop(daemon);
     assert_eq!((found, after), (1, 0));
     // Killed with the session open: it goes on where it was, and is booked once.
     succeed(&mut loupe_on(&["kit", "add", "open", &code]));
@@ -185,8 +181,4 @@ fn the_kit_page_shows_a_complete_kit_and_orders_reach_the_running_daemon() {
     assert!(!locked.status.success() && said.contains("while the daemon is stopped"), "{said}");
     let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
     assert!(said.contains("there is no station `nowhere`"), "{said}");
-    let Some(mut browser) = browser else { return };
-    browser.kill().unwrap();
-    browser.wait().unwrap();
-    assert!(has_title(&pages), "no complete kit in the title of any page:\n{pages}");
 }

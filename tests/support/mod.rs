@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod browser;
 pub mod central;
 pub mod pgbouncer;
 pub mod postgres;
