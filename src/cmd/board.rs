@@ -121,9 +121,11 @@ impl Board {
             Ok(status) => {
                 let counters = status.counters;
                 self.0.metrics.set_ledger(LedgerTotals {
+                    inspections: counters.captured.saturating_sub(counters.refused),
                     committed: counters.committed,
                     delivered: counters.delivered,
                     pending: counters.pending,
+                    quarantined: counters.quarantined,
                 });
                 let mut state = self.lock();
                 state.lag_s = status.oldest_at.map_or(0.0, |at| self.0.clock.now().ms_since(at).max(0.0) / 1_000.0);
@@ -187,6 +189,7 @@ impl Board {
             committed: state.counters.committed,
             delivered: state.counters.delivered,
             pending: state.counters.pending,
+            quarantined: state.counters.quarantined,
             uplink: state.uplink.as_ref().map(|status| view(&status.get(), state.lag_s)).unwrap_or_default(),
             providers: state.providers.clone(),
             stations: state.stations.clone(),

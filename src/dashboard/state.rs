@@ -188,9 +188,12 @@ pub struct Snapshot {
     pub refused: BTreeMap<String, u64>,
     /// Frames thrown out of full queues; part of `refused`.
     pub dropped: u64,
+    /// Units of the outbox: inspections, reviews, feedback and whatever else is delivered one by one.
     pub committed: u64,
     pub delivered: u64,
     pub pending: u64,
+    /// Those that a repair set aside.
+    pub quarantined: u64,
     pub uplink: UplinkView,
     pub providers: Vec<ModelRun>,
     /// By name of the station.
@@ -237,7 +240,8 @@ struct CountersView {
     committed: u64,
     delivered: u64,
     pending: u64,
-    /// `captured ≥ decided + refused` and `committed = delivered + pending`.
+    quarantined: u64,
+    /// `captured ≥ decided + refused` and `committed = delivered + pending + quarantined`.
     is_balanced: bool,
 }
 
@@ -300,7 +304,9 @@ impl CountersView {
             committed: snapshot.committed,
             delivered: snapshot.delivered,
             pending: snapshot.pending,
-            is_balanced: snapshot.captured >= done && snapshot.committed == snapshot.delivered + snapshot.pending,
+            quarantined: snapshot.quarantined,
+            is_balanced: snapshot.captured >= done
+                && snapshot.committed == snapshot.delivered + snapshot.pending + snapshot.quarantined,
         }
     }
 }
@@ -320,6 +326,7 @@ mod tests {
         check(good.clone(), 3, true);
         check(Snapshot { refused: [("frame.stale".to_owned(), 3)].into(), ..good.clone() }, 0, true);
         check(Snapshot { decided: 11, ..good.clone() }, 0, false);
-        check(Snapshot { pending: 1, ..good }, 3, false);
+        check(Snapshot { pending: 1, ..good.clone() }, 3, false);
+        check(Snapshot { pending: 1, quarantined: 1, ..good }, 3, true);
     }
 }

@@ -1,10 +1,12 @@
 //! The fit of a generation: from a query's candidates to the probability that the best is right, and how much is asked.
 //!
 //! Of the candidates `c` and the answer "none of them", each has the score
-//! `z_c = similarity × cos_c + size × ln p(box | part_c) + shape × Δ_c + group × [c shares the first one's confusion group]`,
-//! `z_none = none`, where Δ_c is how much more like c the shape is than like its pair on average; and the share `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). A rising curve makes that share
-//! the hit rate that was seen at it. Both are learned by [`super::fitting`] from pictures whose part is known, apart for
-//! queries with and without a true size.
+//! `z_c = similarity × cos_c + size × ln p(box | part_c) + shape × Δshape_c + pair × Δcos_c + group × [c shares the first
+//! one's confusion group]`, `z_none = none`, where Δ is how much more the picture is like c than like c and its pair on
+//! average, by shape and by cosine: the cosine is weighed apart there, because it tells the two apart badly. The share is
+//! `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). A rising curve makes that share the hit rate that was seen at
+//! it. Both are learned by [`super::fitting`] from pictures whose part is known, apart for queries with and without a true
+//! size.
 //!
 //! Invariants: a fit belongs to one generation, by digest; a probability that cannot be computed is 0, so it holds.
 
@@ -32,6 +34,8 @@ pub struct Scored {
     /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; `None`
     /// where the shape is not known or only one of the two is a candidate.
     pub shape: Option<f32>,
+    /// The same of its cosine, −1 to 1; 0 where there is no `shape`.
+    pub pair: f32,
     /// It is not the most similar candidate, but of that one's confusion group.
     pub is_rival: bool,
 }
@@ -45,6 +49,9 @@ pub struct Weights {
     /// 0 in the fits of versions that knew no shapes.
     #[serde(default)]
     pub shape: f32,
+    /// 0 in the fits of versions that did not weigh the cosine apart within a pair.
+    #[serde(default)]
+    pub pair: f32,
     pub group: f32,
     pub none: f32,
 }
@@ -128,6 +135,7 @@ impl Weights {
         self.similarity * candidate.similarity
             + self.size * candidate.size_log.unwrap_or(0.0)
             + self.shape * candidate.shape.unwrap_or(0.0)
+            + self.pair * candidate.pair
             + rival
     }
 }
@@ -182,13 +190,13 @@ impl Fit {
             return Err(fault(format!("it has format {}, this version reads {FORMAT}", fit.format)));
         }
         for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
-            let Weights { similarity, size, shape, group, none } = scorer.weights;
+            let Weights { similarity, size, shape, pair, group, none } = scorer.weights;
             let rises = scorer.curve.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]);
             if !rises || scorer.curve.iter().flatten().any(|value| !(0.0..=1.0).contains(value)) {
                 return Err(fault("its curve does not rise from 0 to 1".to_owned()));
             }
             let thresholds = std::iter::once(&scorer.threshold).chain(scorer.part_thresholds.values());
-            if [similarity, size, shape, group, none].iter().any(|weight| !weight.is_finite())
+            if [similarity, size, shape, pair, group, none].iter().any(|weight| !weight.is_finite())
                 || thresholds.into_iter().any(|threshold| !(0.0..=1.0).contains(threshold))
             {
                 return Err(fault("a weight is not a number or a threshold is not 0 to 1".to_owned()));
@@ -241,11 +249,11 @@ mod tests {
     use crate::types::Digest;
 
     fn scored(similarity: f32, size_log: Option<f32>) -> Scored {
-        Scored { similarity, size_log, shape: None, is_rival: false }
+        Scored { similarity, size_log, shape: None, pair: 0.0, is_rival: false }
     }
 
     fn scorer() -> Scorer {
-        let weights = Weights { similarity: 20.0, size: 1.0, shape: 30.0, group: 1.0, none: 10.0 };
+        let weights = Weights { similarity: 20.0, size: 1.0, shape: 30.0, pair: -10.0, group: 1.0, none: 10.0 };
         Scorer {
             weights,
             curve: vec![[0.0, 0.0], [1.0, 1.0]],

@@ -14,9 +14,11 @@ use crate::types::Digest;
 
 /// Pictures below which nothing is fitted.
 const ROWS_MIN: usize = 50;
-/// Weights: similarity, size, shape, group, none.
-const FEATURES: usize = 5;
+/// Weights: similarity, size, shape, pair, group, none.
+const FEATURES: usize = 6;
 const NEWTON_STEPS: usize = 60;
+/// What speaks for none of the candidates.
+const NONE: [f64; FEATURES] = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
 /// Ridge on each weight, in units of one picture's log likelihood.
 const RIDGE: f64 = 1e-3;
 /// Bins of equal weight of the calibration error.
@@ -134,12 +136,13 @@ impl<'a> Example<'a> {
 fn features(scored: &Scored) -> [f64; FEATURES] {
     let rival = if scored.is_rival { 1.0 } else { 0.0 };
     let size_log = f64::from(scored.size_log.unwrap_or(0.0));
-    [f64::from(scored.similarity), size_log, f64::from(scored.shape.unwrap_or(0.0)), rival, 0.0]
+    let shape = f64::from(scored.shape.unwrap_or(0.0));
+    [f64::from(scored.similarity), size_log, shape, f64::from(scored.pair), rival, 0.0]
 }
 
 /// The weights under which the examples are likeliest.
 fn learn(examples: &[Example<'_>]) -> Weights {
-    let mut w = [10.0, 0.5, 0.0, 0.0, 5.0];
+    let mut w = [10.0, 0.5, 0.0, 0.0, 0.0, 5.0];
     let mut current = log_likelihood(examples, &w);
     for _ in 0..NEWTON_STEPS {
         let (gradient, curvature) = derivatives(examples, &w);
@@ -158,8 +161,8 @@ fn learn(examples: &[Example<'_>]) -> Weights {
         }
     }
     #[expect(clippy::cast_possible_truncation, reason = "weights are used as f32")]
-    let [similarity, size, shape, group, none] = w.map(|weight| weight as f32);
-    Weights { similarity, size, shape, group, none }
+    let [similarity, size, shape, pair, group, none] = w.map(|weight| weight as f32);
+    Weights { similarity, size, shape, pair, group, none }
 }
 
 /// Weights and curve that suit the examples.
@@ -235,7 +238,7 @@ fn derivatives(examples: &[Example<'_>], w: &[f64; FEATURES]) -> ([f64; FEATURES
     for example in examples {
         let p = probabilities(example, w);
         let mut rows: Vec<[f64; FEATURES]> = example.scored.iter().map(features).collect();
-        rows.push([0.0, 0.0, 0.0, 0.0, 1.0]);
+        rows.push(NONE);
         let mean: [f64; FEATURES] = std::array::from_fn(|i| rows.iter().zip(&p).map(|(row, p)| p * row[i]).sum());
         let truth = rows[example.truth.unwrap_or(example.scored.len())];
         for i in 0..FEATURES {
@@ -359,7 +362,7 @@ mod tests {
                         let similarity = own + noise * (next() - 0.5);
                         (
                             part.to_string(),
-                            Scored { similarity, size_log: Some(size_log), shape: None, is_rival: false },
+                            Scored { similarity, size_log: Some(size_log), shape: None, pair: 0.0, is_rival: false },
                         )
                     })
                     .collect();
@@ -398,6 +401,27 @@ mod tests {
         });
         let fit = fit(Digest::of(b"g"), &rows, 0.1, 0.01).unwrap();
         assert!(fit.plain.required("3") > fit.plain.required("5"), "{:?}", fit.plain.part_thresholds);
+    }
+
+    /// A pair whose cosines are chance and whose shapes are often right, among parts that the cosine tells apart.
+    #[test]
+    fn within_a_pair_the_cosine_is_weighed_apart() {
+        let mut next = numbers();
+        let mut rows = rows(600, 0.2);
+        for (at, row) in rows.iter_mut().enumerate().filter(|(at, _)| at % 10 < 2) {
+            let (cosines, shapes) = ([0.85 + 0.2 * (next() - 0.5), 0.85], [0.1 + 0.5 * (next() - 0.5), 0.0]);
+            let half = |[own, other]: [f32; 2]| (own - other) / 2.0;
+            for (part, scored) in &mut row.candidates {
+                let Ok(part @ 0..2) = part.parse::<usize>() else { continue };
+                let (own, sign) = if part == at % 10 { (0, 1.0) } else { (1, -1.0) };
+                scored.similarity = cosines[own];
+                (scored.shape, scored.pair) = (Some(sign * half(shapes)), sign * half(cosines));
+            }
+            row.candidates.sort_by(|a, b| b.1.similarity.total_cmp(&a.1.similarity));
+        }
+        let weights = fit(Digest::of(b"g"), &rows, 0.1, 0.01).unwrap().plain.weights;
+        let within = weights.similarity + weights.pair;
+        assert!(weights.shape > 0.0 && within.abs() < 0.4 * weights.similarity, "{weights:?}");
     }
 
     #[test]

@@ -68,16 +68,21 @@ impl PartIndex {
     pub fn scored(&self, ranked: &[RankedPart], seen: &Seen) -> Vec<Scored> {
         let first = ranked.first().map_or("", |first| first.part_id.as_str());
         let size_log = |part_id: &str| measure::log_likelihood(self.sizes().of(part_id)?, seen.size_mm?);
-        let shape = |one: &RankedPart| {
+        // Of the part and its pair: the shape's and the cosine's half difference.
+        let apart = |one: &RankedPart| {
             let (shape, other) = (seen.shape.as_ref()?, self.pair_of(one, ranked)?);
             let of = |part: &RankedPart| self.shapes().likeness(shape, &part.part_id);
-            Some((of(one)? - of(other)?) / 2.0)
+            Some(((of(one)? - of(other)?) / 2.0, (one.similarity - other.similarity) / 2.0))
         };
-        let scored = |(position, one): (usize, &RankedPart)| Scored {
-            similarity: one.similarity,
-            size_log: size_log(&one.part_id),
-            shape: shape(one),
-            is_rival: position > 0 && self.groups().share(first, &one.part_id),
+        let scored = |(position, one): (usize, &RankedPart)| {
+            let apart = apart(one);
+            Scored {
+                similarity: one.similarity,
+                size_log: size_log(&one.part_id),
+                shape: apart.map(|(shape, _)| shape),
+                pair: apart.map_or(0.0, |(_, cosine)| cosine),
+                is_rival: position > 0 && self.groups().share(first, &one.part_id),
+            }
         };
         ranked.iter().enumerate().map(scored).collect()
     }

@@ -1,8 +1,9 @@
 //! Prometheus metrics: names, help texts, buckets and their rendering.
 //!
 //! The balance of invariant 3 can be read off them: `frames_captured = inspections_decided + frames_refused` plus the
-//! frames in flight, and `inspections_committed = inspections_delivered + inspections_pending`. The second three are
-//! the ledger's own durable totals, set together by [`Metrics::set_ledger`], so a restart doesn't break their balance.
+//! frames in flight, and `outbox_committed_units = outbox_delivered_units + outbox_pending_units + outbox_quarantined_units`.
+//! The latter are the ledger's own durable totals, set together by [`Metrics::set_ledger`], so a restart doesn't break
+//! their balance.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -77,12 +78,16 @@ struct BuildLabel {
     version: &'static str,
 }
 
-/// The ledger's durable totals; `committed = delivered + pending`.
+/// The ledger's durable totals; of units `committed = delivered + pending + quarantined`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LedgerTotals {
+    /// Inspections ever committed.
+    pub inspections: u64,
+    /// Units ever committed: inspections, reviews, feedback and whatever else is delivered one by one.
     pub committed: u64,
     pub delivered: u64,
     pub pending: u64,
+    pub quarantined: u64,
 }
 
 /// How the uplink stands.
@@ -106,9 +111,11 @@ struct Inner {
     refused: Family<RefusedLabels, Counter>,
     dropped: Family<QueueLabel, Counter>,
     queue_depth: Family<QueueLabel, Gauge>,
+    inspections: Counter,
     committed: Counter,
     delivered: Counter,
     pending: Gauge,
+    quarantined: Gauge,
     stages: Family<StageLabel, Histogram, fn() -> Histogram>,
     provider: Family<ModelLabels, Gauge>,
     fallback: Family<ModelLabel, Gauge>,
@@ -171,9 +178,11 @@ impl Metrics {
             refused: Family::default(),
             dropped: Family::default(),
             queue_depth: Family::default(),
+            inspections: Counter::default(),
             committed: Counter::default(),
             delivered: Counter::default(),
             pending: Gauge::default(),
+            quarantined: Gauge::default(),
             stages: Family::new_with_constructor(stage_histogram),
             provider: Family::default(),
             fallback: Family::default(),
@@ -219,11 +228,13 @@ impl Metrics {
         self.0.queue_depth.get_or_create(&QueueLabel { queue: queue.to_owned() }).set(depth);
     }
 
-    /// The ledger's totals, all three of one moment.
+    /// The ledger's totals, all of one moment.
     pub fn set_ledger(&self, totals: LedgerTotals) {
+        self.0.inspections.inner().store(totals.inspections, Ordering::Relaxed);
         self.0.committed.inner().store(totals.committed, Ordering::Relaxed);
         self.0.delivered.inner().store(totals.delivered, Ordering::Relaxed);
         self.0.pending.set(i64::try_from(totals.pending).unwrap_or(i64::MAX));
+        self.0.quarantined.set(i64::try_from(totals.quarantined).unwrap_or(i64::MAX));
     }
 
     /// The stages of one inspection; a stage that did not run (0 ms) is not counted.
@@ -366,13 +377,19 @@ impl Inner {
 
     fn register_ledger_and_uplink(&mut self) {
         let r = &mut self.registry;
-        r.register("inspections_committed", "Inspections in the ledger, ever", self.committed.clone());
-        r.register("inspections_delivered", "Inspections the central side acknowledged, ever", self.delivered.clone());
-        r.register("inspections_pending", "Inspections committed and not yet delivered", self.pending.clone());
+        r.register("inspections_committed", "Inspections in the ledger, ever", self.inspections.clone());
+        r.register(
+            "outbox_committed_units",
+            "Inspections, reviews, feedback and all else that is delivered one by one, ever",
+            self.committed.clone(),
+        );
+        r.register("outbox_delivered_units", "Units the central side acknowledged, ever", self.delivered.clone());
+        r.register("outbox_pending_units", "Units that wait for the central side", self.pending.clone());
+        r.register("outbox_quarantined_units", "Units that a repair set aside", self.quarantined.clone());
         r.register("uplink_up", "1 when the central side answered the last attempt", self.uplink_up.clone());
         r.register_with_unit(
             "uplink_lag",
-            "Age of the oldest inspection not yet delivered",
+            "Age of the oldest unit not yet delivered",
             Unit::Seconds,
             self.uplink_lag.clone(),
         );
@@ -414,16 +431,18 @@ mod tests {
         clone.decided("tray", Verdict::Hold);
         clone.refused("tray", "capture.queue_full", 1);
         metrics.dropped("capture", 1);
-        metrics.set_ledger(LedgerTotals { committed: 7, delivered: 3, pending: 4 });
+        metrics.set_ledger(LedgerTotals { inspections: 5, committed: 8, delivered: 3, pending: 4, quarantined: 1 });
         metrics.set_uplink(UplinkGauges { is_connected: true, lag_s: 2.5 });
         let text = metrics.render();
         check(&text, "loupe_frames_captured_total{station=\"tray\"} 2");
         check(&text, "loupe_inspections_decided_total{station=\"tray\",verdict=\"hold\"} 1");
         check(&text, "loupe_frames_refused_total{station=\"tray\",reason=\"capture.queue_full\"} 1");
         check(&text, "loupe_frames_dropped_total{queue=\"capture\"} 1");
-        check(&text, "loupe_inspections_committed_total 7");
-        check(&text, "loupe_inspections_delivered_total 3");
-        check(&text, "loupe_inspections_pending 4");
+        check(&text, "loupe_inspections_committed_total 5");
+        check(&text, "loupe_outbox_committed_units_total 8");
+        check(&text, "loupe_outbox_delivered_units_total 3");
+        check(&text, "loupe_outbox_pending_units 4");
+        check(&text, "loupe_outbox_quarantined_units 1");
         check(&text, "loupe_uplink_lag_seconds 2.5");
         assert!(text.ends_with("# EOF\n"));
     }

@@ -17,7 +17,7 @@ type Maybe = Family<NoLabel, Gauge<f64, AtomicU64>>;
 /// Name, help text and value of a gauge.
 type Told = (&'static str, &'static str, fn(&SystemStat) -> Option<f64>);
 
-const GAUGES: [Told; 13] = [
+const GAUGES: [Told; 12] = [
     ("system_cpu_utilization_ratio", "Share of all cores in use since the sample before, 0 to 1", |s| {
         s.cpu_usage_pct.map(|pct| f64::from(pct) / 100.0)
     }),
@@ -37,7 +37,6 @@ const GAUGES: [Told; 13] = [
     ("ledger_commit_p99_seconds", "The ledger's commits since the sample before, 99th percentile", |s| {
         s.fsync_p99_ms.map(|ms| f64::from(ms) / 1_000.0)
     }),
-    ("outbox_pending_units", "Units that wait for the central side", |s| s.outbox_pending.map(whole)),
     ("outbox_oldest_seconds", "Age of the oldest unit that waits", |s| s.outbox_oldest_s.map(f64::from)),
 ];
 

@@ -147,7 +147,7 @@ impl Events {
 
 pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
     let metrics = Metrics::new();
-    metrics.set_ledger(LedgerTotals { committed: 9, delivered: 4, pending: 5 });
+    metrics.set_ledger(LedgerTotals { inspections: 9, committed: 9, delivered: 4, pending: 5, quarantined: 0 });
     let run = |model: &str| ModelRun {
         model: model.to_owned(),
         provider: "cpu".to_owned(),
@@ -164,6 +164,7 @@ pub fn state(artifacts: &Path, progress: &Progress) -> DashboardState {
         committed: 9,
         delivered: 4,
         pending: 5,
+        quarantined: 0,
         uplink: UplinkView { state: UplinkState::Retrying, text: "no route; again in 8 s".to_owned(), lag_s: 95.0 },
         providers: vec![run("efficientnet-lite0"), run("yolox-tray")],
         frames_per_second: 11.4,

@@ -352,7 +352,9 @@ impl Load {
     /// Register kim, who signs everything here, or give her another full name.
     fn person(&mut self) {
         let (username, by) = ("Kim".to_owned(), "kim".to_owned());
-        let full_name = Some(format!("Kim {}", self.rng.u32(..)));
+        // Never the name that she has: a driver may run twice with one seed.
+        let versions = self.ledger.counters().map_or(0, |counters| counters.operators);
+        let full_name = Some(format!("Kim {}, {versions}", self.rng.u32(..)));
         let add =
             PersonOrder::Add { username: username.clone(), full_name: full_name.clone(), role: Role::Operator, by };
         let rename = PersonOrder::Rename { username, new_username: None, full_name, by: "KIM".to_owned() };
@@ -541,7 +543,7 @@ fn is_settled(state: &Path, change: i64) -> bool {
 /// Give the live generation a fit of its own, then one as if from the centre.
 fn fit(root: &Path) -> Result<(), MatchError> {
     let index = PartIndex::open(root)?;
-    let scored = |similarity| Scored { similarity, size_log: None, shape: None, is_rival: false };
+    let scored = |similarity| Scored { similarity, size_log: None, shape: None, pair: 0.0, is_rival: false };
     let candidates = vec![("other".to_owned(), scored(0.9)), ("part".to_owned(), scored(0.1))];
     let row = FitRow { part_id: "other".to_owned(), candidates };
     let rows = vec![row; 60];

@@ -6,14 +6,16 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, bounded};
 use loupe::clock::Stopwatch;
 use serde_json::{Value, json};
 
 /// Longest wait for the page to load, connect and draw.
 pub const PATIENCE: Duration = Duration::from_secs(40);
+/// Answers that wait to be read; a full channel makes the browser wait.
+const ANSWERS_AT_ONCE: usize = 64;
 const PLACES: [&str; 2] = ["/usr/bin/chromium", "/usr/bin/chromium-browser"];
 
 /// One page of a headless browser; closed with it.
@@ -46,7 +48,7 @@ impl Browser {
             .unwrap();
         let orders = child.stdin.take().unwrap();
         let pipe = BufReader::new(child.stdout.take().unwrap());
-        let (sender, answers) = channel();
+        let (sender, answers) = bounded(ANSWERS_AT_ONCE);
         std::thread::spawn(move || {
             let texts = pipe.split(0).map_while(Result::ok);
             texts.map_while(|text| serde_json::from_slice(&text).ok()).all(|answer| sender.send(answer).is_ok())

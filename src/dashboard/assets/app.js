@@ -360,8 +360,10 @@ function drawCounters({ counters, frames_per_second, uptime_s, version }) {
     figure("refused", counters.refused, why || "none"), sign("+"), figure("in flight", counters.in_flight),
     check(counters.captured === counters.decided + counters.refused + counters.in_flight));
   $("balance-ledger").replaceChildren(
-    figure("committed", counters.committed), sign("="), figure("delivered", counters.delivered), sign("+"),
-    figure("pending", counters.pending), check(counters.committed === counters.delivered + counters.pending));
+    figure("committed", counters.committed, "inspections, reviews, feedback: all that is delivered one by one"), sign("="),
+    figure("delivered", counters.delivered), sign("+"), figure("pending", counters.pending),
+    ...(counters.quarantined ? [sign("+"), figure("set aside", counters.quarantined, "by a repair: loupe outbox status")] : []),
+    check(counters.committed === counters.delivered + counters.pending + counters.quarantined));
   const dropped = counters.dropped ? ` · ${count(counters.dropped)} dropped` : "";
   $("rate").replaceChildren(`${fixed(frames_per_second, 1)} frames/s${dropped}`, element("span", { className: "more", text: ` · up ${span(uptime_s)} · ${version}` }));
 }
