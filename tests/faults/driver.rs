@@ -30,6 +30,8 @@ use crate::support::samples;
 const VARIABLE: &str = "LOUPE_TEST_FAULT_DRIVE";
 /// How long a driver that should meet its failpoint waits for the uplink.
 const PATIENCE_MS: f32 = 4_000.0;
+/// Between the ledger's note that all is delivered and the uplink's step behind it, which a stop would outrun.
+const LAST_STEP: std::time::Duration = std::time::Duration::from_millis(100);
 /// And for the centre's changes, which it surely meets.
 const PULL_PATIENCE_MS: f32 = 30_000.0;
 /// In a source: SQLite stores it, PostgreSQL's text cannot, so that central refuses the unit.
@@ -240,6 +242,7 @@ impl Load {
             while !rests(&self.ledger) && watch.ms() < PATIENCE_MS {
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
+            std::thread::park_timeout(LAST_STEP);
         }
         if drive.keeps {
             self.sweep();
