@@ -166,6 +166,13 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     let items: Vec<_> = (0..120).map(|at| item(at % 3 == 0)).collect();
     let index = PartIndex::open(dir.path()).unwrap();
     let answer = |vector: &[f32]| index.search(vector, EVERYTHING).unwrap().remove(0);
+    // The cosine is weighed apart where the shape is known, and nowhere else.
+    let mut ranked = answer(&items[0].0).top_k;
+    ranked[0].similarity = ranked[1].similarity + 0.1;
+    let pairs = |seen: &Seen| index.scored(&ranked, seen).iter().map(|scored| scored.pair).collect::<Vec<f32>>();
+    let apart = pairs(&items[0].1);
+    assert!((apart[0] - 0.05).abs() < 1e-6 && (apart[1] + 0.05).abs() < 1e-6, "{apart:?}");
+    assert_eq!(pairs(&Seen::default()), [0.0, 0.0]);
     let rows: Vec<FitRow> = items[..60]
         .iter()
         .map(|(vector, seen, part)| {
