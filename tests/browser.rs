@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use loupe::clock::Stopwatch;
@@ -36,23 +36,25 @@ impl Drop for Daemon {
     }
 }
 
+/// A configuration of one station, `line`, that looks at `pictures`; `more`: further keys of its source.
+fn one_station(folder: &Path, recipe: &str, pictures: &Path, more: &str) -> PathBuf {
+    let config = folder.join("loupe.toml");
+    let text = format!(
+        "[site]\ncode = \"test-site\"\nname = \"Test <site>\"\n[storage]\nstate_dir = \"state\"\nartifacts = \"all\"\n\
+         [dashboard]\nlisten = \"127.0.0.1:0\"\n[[stations]]\nname = \"line\"\nrecipe = \"{recipe}\"\n\
+         source = {{ kind = \"folder\", path = \"{}\"{more} }}\n",
+        pictures.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
 #[test]
 fn the_page_shows_the_verdict_of_the_last_inspection() {
     let assets = Assets::get();
     let folder = TempDir::new().unwrap();
     plate_recipe(folder.path(), &assets.bank(), "");
-    let config = folder.path().join("loupe.toml");
-    let source = samples().join("plate/test/crack");
-    std::fs::write(
-        &config,
-        format!(
-            "[site]\ncode = \"test-site\"\nname = \"Test <site>\"\n[storage]\nstate_dir = \"state\"\nartifacts = \"all\"\n\
-             [dashboard]\nlisten = \"127.0.0.1:0\"\n[[stations]]\nname = \"plates\"\nrecipe = \"plate.toml\"\n\
-             source = {{ kind = \"folder\", path = \"{}\" }}\n",
-            source.display()
-        ),
-    )
-    .unwrap();
+    let config = one_station(folder.path(), "plate.toml", &samples().join("plate/test/crack"), "");
     let (_daemon, url) = Daemon::start(&config);
     let Some(mut browser) = Browser::open(&url, &folder.path().join("profile")) else { return };
     // The page's script sets its title to the current verdict once the first inspection has reached it.
@@ -64,18 +66,8 @@ fn the_page_shows_the_verdict_of_the_last_inspection() {
 fn what_is_typed_into_a_form_is_said_of_the_inspection_that_was_shown() {
     let folder = TempDir::new().unwrap();
     plate_recipe(folder.path(), &Assets::get().bank(), "");
-    let (config, state) = (folder.path().join("loupe.toml"), folder.path().join("state"));
-    let source = samples().join("plate/test/crack");
-    std::fs::write(
-        &config,
-        format!(
-            "[site]\ncode = \"test-site\"\n[storage]\nstate_dir = \"state\"\n[dashboard]\nlisten = \"127.0.0.1:0\"\n\
-             [[stations]]\nname = \"plates\"\nrecipe = \"plate.toml\"\n\
-             source = {{ kind = \"folder\", path = \"{}\", loop = true }}\n",
-            source.display()
-        ),
-    )
-    .unwrap();
+    let config = one_station(folder.path(), "plate.toml", &samples().join("plate/test/crack"), ", loop = true");
+    let state = folder.path().join("state");
     let (_daemon, url) = Daemon::start(&config);
     let Some(mut browser) = Browser::open(&url, &folder.path().join("profile")) else { return };
     browser.until("document.title === 'FAIL · Loupe' && !document.getElementById('feedback-section').hidden");
@@ -133,17 +125,8 @@ fn the_kit_page_shows_a_complete_kit_and_orders_reach_the_running_daemon() {
     let kit = folder.path().join("kit.csv");
     std::fs::write(&kit, format!("kit_code,part_number,quantity,kit_name\nset,{part},1,Set <one>\n")).unwrap();
     succeed(&mut loupe_on(&["kit", "import", &kit.display().to_string()]));
-    succeed(&mut loupe_on(&["kit", "start", "set", "--station", "tray", "--by", "kim"]));
-    let config = folder.path().join("loupe.toml");
-    std::fs::write(
-        &config,
-        format!(
-            "[site]\ncode = \"test-site\"\n[storage]\nstate_dir = \"state\"\n[dashboard]\nlisten = \"127.0.0.1:0\"\n\
-             [[stations]]\nname = \"tray\"\nrecipe = \"whole.toml\"\nsource = {{ kind = \"folder\", path = \"{}\" }}\n",
-            pictures.display()
-        ),
-    )
-    .unwrap();
+    succeed(&mut loupe_on(&["kit", "start", "set", "--station", "line", "--by", "kim"]));
+    let config = one_station(folder.path(), "whole.toml", &pictures, "");
     let (daemon, url) = Daemon::start(&config);
     if let Some(mut browser) = Browser::open(&format!("{url}kits"), &folder.path().join("profile")) {
         browser.until("document.title === 'Complete · Kits · Loupe'");
