@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use loupe::matching::{
-    AcceptRule, BuildOptions, Embedding, Fit, FitRow, Groups, IndexBuilder, PartIndex, Seen, Shape, ShapesBuilder,
-    Sizes, Template, fitting, turned_views,
+    AcceptRule, BuildOptions, Delta, Embedding, Fit, FitRow, Groups, IndexBuilder, Learning, PartIndex, Seen, Shape,
+    ShapesBuilder, Sizes, Template, fitting, turned_views,
 };
-use loupe::types::{BoundingBox, Digest, Image, SizeMm};
+use loupe::types::{BoundingBox, Digest, Image, InspectionId, LearnedTemplate, MatchEvidence, SizeMm};
 
 const DIM: usize = 16;
 const EVERYTHING: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
@@ -63,7 +63,7 @@ fn views(seed: u64, parts: usize, count: usize) -> (Vec<f32>, Vec<(String, SizeM
 fn fitted(dir: &Path, with_size: bool) -> Fit {
     let index = PartIndex::open(dir).unwrap();
     let (vectors, truth) = views(1, 20, 600);
-    let answers = index.search(&vectors, EVERYTHING).unwrap();
+    let answers = index.search_exact(&vectors).unwrap();
     let rows: Vec<FitRow> = answers
         .iter()
         .zip(&truth)
@@ -86,7 +86,7 @@ fn true_size_names_the_part_that_looks_alone_leave_open() {
     assert!(fit.sized.as_ref().unwrap().accepted_ratio > fit.plain.accepted_ratio + 0.2, "{fit:?}");
     let index = PartIndex::open(dir.path()).unwrap();
     let (vectors, truth) = views(2, 20, 200);
-    let answers = index.search(&vectors, EVERYTHING).unwrap();
+    let answers = index.search_exact(&vectors).unwrap();
     let right = |sized: bool| {
         let fused =
             answers.iter().zip(&truth).map(|(e, (_, size))| index.fuse(e.clone(), &seen(sized.then_some(*size))));
@@ -106,7 +106,7 @@ fn without_a_fit_nothing_has_a_probability_and_the_order_stays() {
     build(dir.path(), 20);
     let index = PartIndex::open(dir.path()).unwrap();
     let (vectors, truth) = views(3, 20, 20);
-    for (answer, (_, size)) in index.search(&vectors, EVERYTHING).unwrap().into_iter().zip(truth) {
+    for (answer, (_, size)) in index.search_exact(&vectors).unwrap().into_iter().zip(truth) {
         let fused = index.fuse(answer.clone(), &seen(Some(size)));
         assert_eq!((fused.part_id, fused.probability), (answer.part_id, None));
     }
@@ -165,10 +165,10 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     };
     let items: Vec<_> = (0..120).map(|at| item(at % 3 == 0)).collect();
     let index = PartIndex::open(dir.path()).unwrap();
-    let answer = |vector: &[f32]| index.search(vector, EVERYTHING).unwrap().remove(0);
-    // The cosine is weighed apart where the shape is known, and nowhere else.
+    let answer = |vector: &[f32]| index.search_exact(vector).unwrap().remove(0);
+    // Looks are weighed apart where the shape is known, and nowhere else.
     let mut ranked = answer(&items[0].0).top_k;
-    ranked[0].similarity = ranked[1].similarity + 0.1;
+    ranked[0].likeness = ranked[1].likeness.map(|likeness| likeness + 0.1);
     let pairs = |seen: &Seen| index.scored(&ranked, seen).iter().map(|scored| scored.pair).collect::<Vec<f32>>();
     let apart = pairs(&items[0].1);
     assert!((apart[0] - 0.05).abs() < 1e-6 && (apart[1] + 0.05).abs() < 1e-6, "{apart:?}");
@@ -196,4 +196,78 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
         named.count()
     };
     assert!(right(true) == 60 && right(false) < 50, "{} and {} of 60", right(true), right(false));
+}
+
+/// Two parts of three templates each, and a fit of them.
+fn build_of_three(dir: &Path) -> PartIndex {
+    let embedding =
+        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
+    for (part, vector) in [
+        ("near", [1.0, 0.0]),
+        ("far", [0.0, 1.0]),
+        ("near", [0.8, 0.6]),
+        ("far", [-0.6, 0.8]),
+        ("near", [0.6, -0.8]),
+        ("far", [-1.0, 0.0]),
+    ] {
+        let template = Template { part_id: part.to_owned(), color_id: None, view: String::new() };
+        builder.push(template, &vector).unwrap();
+    }
+    builder.build(dir).unwrap();
+    PartIndex::open(dir).unwrap()
+}
+
+#[test]
+fn with_a_fit_all_templates_of_a_part_count_and_learned_ones_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = build_of_three(dir.path());
+    let query = [1.0, 0.0];
+    let of = |answer: &MatchEvidence, part: &str| {
+        answer.top_k.iter().find(|ranked| ranked.part_id == part).and_then(|ranked| ranked.likeness)
+    };
+    let mean = |cosines: &[f32]| {
+        #[expect(clippy::cast_precision_loss, reason = "a handful")]
+        let count = cosines.len() as f32;
+        (cosines.iter().map(|cosine| (8.0 * cosine).exp()).sum::<f32>() / count).ln() / 8.0
+    };
+    let is_near = |value: Option<f32>, wanted: f32| value.is_some_and(|value| (value - wanted).abs() < 1e-5);
+    assert_eq!(of(&index.search(&query, EVERYTHING).unwrap()[0], "near"), None, "nothing weighs it");
+    let exact = index.search_exact(&query).unwrap().remove(0);
+    assert!(
+        is_near(of(&exact, "near"), mean(&[1.0, 0.8, 0.6])) && is_near(of(&exact, "far"), mean(&[0.0, -0.6, -1.0]))
+    );
+    let scored = index.scored(&exact.top_k, &Seen::default());
+    let names = exact.top_k.iter().map(|ranked| ranked.part_id.clone());
+    let row = FitRow { part_id: "near".to_owned(), candidates: names.zip(scored).collect() };
+    let fit = fitting::fit(index.generation_sha256(), &vec![row; 60], 0.05, 0.01).unwrap();
+    assert!(fit.plain.weights.likeness != 0.0, "{:?}", fit.plain.weights);
+    fit.store(dir.path(), &index.generation_name()).unwrap();
+
+    let index = PartIndex::open(dir.path()).unwrap();
+    let learned = |id: u64, part: &str, vector: [f32; 2]| LearnedTemplate {
+        id,
+        review_id: uuid::Uuid::from_u128(u128::from(id)),
+        index: "test".to_owned(),
+        part_id: part.to_owned(),
+        color_id: None,
+        model_sha256: Digest::of(b"m"),
+        input_px: 128,
+        crop_margin_ratio: 0.0,
+        vector: vector.to_vec(),
+        inspection_id: InspectionId(uuid::Uuid::nil()),
+        ordinal: 0,
+        frame_sha256: Digest::of(b"frame"),
+        artifact: String::new(),
+        crop: BoundingBox::new(0.0, 0.0, 1.0, 1.0),
+    };
+    let taught = [learned(1, "far", [1.0, 0.0]), learned(2, "new", [0.0, -1.0])];
+    let delta = Delta::new(&taught, &index.manifest().embedding, 2);
+    let learning = Learning { delta: Some(&delta), group_margin: 0.0 };
+    let answer = index.search_with(&query, EVERYTHING, learning).unwrap().remove(0);
+    assert!(is_near(of(&answer, "near"), mean(&[1.0, 0.8, 0.6])), "{answer:?}");
+    assert!(is_near(of(&answer, "far"), mean(&[0.0, -0.6, -1.0, 1.0])), "{answer:?}");
+    assert!(is_near(of(&answer, "new"), 0.0), "{answer:?}");
+    let fused = index.fuse(answer, &Seen::default());
+    assert!(fused.unknown_probability.is_some_and(|unknown| (0.0..=1.0).contains(&unknown)), "{fused:?}");
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::index::{Known, embed_known, query_of};
-use crate::matching::{AcceptRule, FitRow, Scorer, fitting};
+use crate::matching::{FitRow, Scorer, fitting};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -45,9 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
     let Known { index, rows, vectors, shapes } = known;
-    // A rule that nothing meets: both tiers are searched.
-    let everything = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
-    let answers = index.search(&vectors, everything)?;
+    let answers = index.search_exact(&vectors)?;
     let fit_rows: Vec<FitRow> = rows
         .iter()
         .zip(shapes)

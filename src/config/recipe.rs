@@ -62,6 +62,9 @@ pub struct MatchStage {
     pub group_margin: f32,
     /// Below this cosine a part is *unknown*, −1 to 1, at most `accept_similarity`; `None`: there is no such decision.
     pub unknown_similarity: Option<f32>,
+    /// With a fit, from this probability on that no catalogue part fits, the part is *unknown*, 0 to 1; `None`: there is no
+    /// such decision.
+    pub unknown_probability: Option<f32>,
     /// A part whose catalogue level is below this, or that the catalogue lacks, is a HOLD; `None`: the level does not matter.
     pub min_quality_level: Option<QualityLevel>,
     /// Accept by the probability that the generation's fit (`loupe index fit`) asks for, not by similarity and margin;
@@ -223,6 +226,7 @@ struct RawMatch {
     accept_margin: Option<f32>,
     group_margin: Option<f32>,
     unknown_similarity: Option<f32>,
+    unknown_probability: Option<f32>,
     use_fit: bool,
     px_per_mm: Option<f32>,
     color: Option<RawColor>,
@@ -379,6 +383,13 @@ impl RawMatch {
                 document.fault("match.unknown_similarity", message);
             }
         }
+        if let Some(limit) = self.unknown_probability {
+            check_range(document, "match.unknown_probability", limit, 0.0, 1.0);
+            if !self.use_fit {
+                let message = "counts with `use_fit = true` only; without a fit, give `unknown_similarity`";
+                document.fault("match.unknown_probability", message.to_owned());
+            }
+        }
         if let Some(scale) = self.px_per_mm
             && !(scale.is_finite() && scale > 0.0)
         {
@@ -392,6 +403,7 @@ impl RawMatch {
             accept_margin,
             group_margin,
             unknown_similarity: self.unknown_similarity,
+            unknown_probability: self.unknown_probability,
             use_fit: self.use_fit,
             px_per_mm: self.px_per_mm,
             color: self.color.map(|raw| raw.validate(document, folder)),

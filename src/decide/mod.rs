@@ -164,10 +164,8 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
             None => accepted = Some(matched.part_id.clone()),
             Some(reason) => {
                 // With a limit of its own for unknown parts, a low similarity is a doubt like any other.
-                let is_unknown = match stage.unknown_similarity {
-                    Some(_) => reason == Reason::PartUnknown,
-                    None => reason == Reason::SimilarityLow,
-                };
+                let is_unknown = reason == Reason::PartUnknown
+                    || (reason == Reason::SimilarityLow && stage.unknown_similarity.is_none());
                 let fails = is_unknown && criteria.rules.unknown_part == UnknownPartRule::Fail;
                 verdict = verdict.max(if fails { Verdict::Fail } else { Verdict::Hold });
                 reasons.push(reason);
@@ -206,10 +204,14 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
 
 /// Why a match cannot be accepted; a NaN is never acceptable.
 fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
+    let doubt = if stage.use_fit { doubt_of_probability(matched, stage) } else { doubt_of_similarity(matched, stage) };
+    let is_poor = stage.min_quality_level.is_some_and(|least| matched.quality_level.is_none_or(|level| level < least));
+    doubt.or(is_poor.then_some(Reason::QualityLevelLow))
+}
+
+/// Why a match cannot be accepted by similarity and margin.
+fn doubt_of_similarity(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
     let reaches = |value: f32, least: f32| value >= least;
-    if stage.use_fit {
-        return doubt_of_probability(matched, stage);
-    }
     if !reaches(matched.similarity, stage.accept_similarity) {
         // Not `!reaches`: a NaN is a doubt, not proof of an unknown part.
         let is_unknown = stage.unknown_similarity.is_some_and(|limit| matched.similarity < limit);
@@ -218,8 +220,6 @@ fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason>
         Some(Reason::MarginSmall)
     } else if matched.shares_group && !reaches(matched.margin, stage.group_margin) {
         Some(Reason::GroupMarginSmall)
-    } else if stage.min_quality_level.is_some_and(|least| matched.quality_level.is_none_or(|level| level < least)) {
-        Some(Reason::QualityLevelLow)
     } else {
         None
     }
@@ -227,7 +227,9 @@ fn doubt_of_match(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason>
 
 /// Why a match cannot be accepted by the index's fit.
 fn doubt_of_probability(matched: &MatchEvidence, stage: &MatchStage) -> Option<Reason> {
-    if stage.unknown_similarity.is_some_and(|limit| matched.similarity < limit) {
+    let is_unlike = stage.unknown_similarity.is_some_and(|limit| matched.similarity < limit);
+    let is_none = stage.unknown_probability.zip(matched.unknown_probability).is_some_and(|(limit, none)| none >= limit);
+    if is_unlike || is_none {
         return Some(Reason::PartUnknown);
     }
     match (matched.probability, matched.required_probability) {

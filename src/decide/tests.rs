@@ -3,7 +3,8 @@ use crate::config::{
     AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, StageProviders, SurfaceSource, UnknownPartRule,
 };
 use crate::types::{
-    AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, Reason, SurfaceReading, Tier, Verdict,
+    AnomalyEvidence, BoundingBox, Digest, FrameQuality, MatchEvidence, QaStatus, QualityLevel, Reason, SurfaceReading,
+    Tier, Verdict,
 };
 
 fn quality(issues: Vec<Reason>) -> FrameQuality {
@@ -27,6 +28,7 @@ fn quality(issues: Vec<Reason>) -> FrameQuality {
 fn matched(similarity: f32, margin: f32) -> MatchEvidence {
     MatchEvidence {
         probability: None,
+        unknown_probability: None,
         required_probability: None,
         part_id: "3001".into(),
         color_id: None,
@@ -98,6 +100,7 @@ fn matching() -> MatchStage {
         accept_margin: 0.03,
         group_margin: 0.05,
         unknown_similarity: None,
+        unknown_probability: None,
         min_quality_level: None,
     }
 }
@@ -293,4 +296,24 @@ fn with_a_fit_the_probability_decides_and_its_absence_holds() {
     assert_eq!(decided(Some(0.99), Some(0.99)), (Verdict::Hold, vec![Reason::ProbabilityLow]));
     assert_eq!(decided(Some(f32::NAN), Some(0.99)), (Verdict::Hold, vec![Reason::ProbabilityLow]));
     assert_eq!(decided(None, None), (Verdict::Hold, vec![Reason::NotFitted]));
+}
+
+#[test]
+fn with_a_fit_a_part_of_no_catalogue_is_unknown_and_a_poor_one_is_not_accepted() {
+    let stage = MatchStage { use_fit: true, unknown_probability: Some(0.9), ..matching() };
+    let poor = MatchStage { min_quality_level: Some(QualityLevel::Silver), ..stage.clone() };
+    let fail = Rules { unknown_part: UnknownPartRule::Fail, ..Rules::default() };
+    let decided = |probability: f32, unknown: Option<f32>, stage: &MatchStage| {
+        let mut item = part(0.95, 0.1);
+        let matched = item.matched.as_mut().expect("a match");
+        (matched.probability, matched.required_probability) = (Some(probability), Some(0.99));
+        (matched.unknown_probability, matched.quality_level) = (unknown, Some(QualityLevel::Bronze));
+        decide_with(item, stage, &fail)
+    };
+    assert_eq!(decided(0.02, Some(0.95), &stage), (Verdict::Fail, vec![Reason::PartUnknown]));
+    assert_eq!(decided(0.02, Some(0.85), &stage), (Verdict::Hold, vec![Reason::ProbabilityLow]));
+    assert_eq!(decided(0.02, Some(f32::NAN), &stage), (Verdict::Hold, vec![Reason::ProbabilityLow]));
+    assert_eq!(decided(0.0, None, &stage), (Verdict::Hold, vec![Reason::ProbabilityLow]));
+    assert_eq!(decided(0.995, Some(0.001), &stage), (Verdict::Pass, vec![]));
+    assert_eq!(decided(0.995, Some(0.001), &poor), (Verdict::Hold, vec![Reason::QualityLevelLow]));
 }

@@ -100,7 +100,8 @@ mod tests {
     }
 
     fn fit(index: &PartIndex, target: f32) -> Vec<u8> {
-        let scored = |similarity| Scored { similarity, size_log: None, shape: None, pair: 0.0, is_rival: false };
+        let scored =
+            |similarity| Scored { similarity, likeness: None, size_log: None, shape: None, pair: 0.0, is_rival: false };
         let candidates = vec![("one".to_owned(), scored(0.9)), ("other".to_owned(), scored(0.1))];
         let row = FitRow { part_id: "one".to_owned(), candidates };
         let fit = fitting::fit(index.generation_sha256(), &vec![row; 60], 0.1, target).unwrap();
@@ -132,7 +133,7 @@ mod tests {
         let good = fit(&index, 0.01);
         place(root.path(), &good, None).unwrap();
         let text = String::from_utf8(good.clone()).unwrap();
-        for broken in [text[..text.len() / 2].to_owned(), text.replace("\"format\":1", "\"format\":9")] {
+        for broken in [text[..text.len() / 2].to_owned(), text.replace("\"format\":2", "\"format\":9")] {
             assert!(place(root.path(), broken.as_bytes(), None).is_err(), "{broken}");
         }
         let elsewhere = tempfile::tempdir().unwrap();

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::ids::TemplateIds;
 use super::kernel;
+use super::likeness::cosine;
 use super::manifest::Embedding;
 use super::rank::{Candidate, TopParts};
 use super::search::normalise;
@@ -176,6 +177,12 @@ impl<'a> DeltaView<'a> {
                 }
             }
         }
+    }
+
+    /// Cosines of `query`, of length 1, with the learned templates of `part`.
+    pub fn cosines(&self, query: &[f32], part: u32) -> impl Iterator<Item = f32> {
+        let vectors = self.delta.map_or(&[][..], |delta| &delta.vectors).chunks_exact(query.len().max(1));
+        vectors.zip(&self.parts).filter(move |(_, of)| **of == Some(part)).map(|(vector, _)| cosine(query, vector))
     }
 
     /// Number, part and colour of a candidate of [`Tier::Delta`].

@@ -49,7 +49,7 @@ pub struct Evaluation {
     pub accepted_top1: Option<f64>,
     /// Area under the ROC of known against unknown parts, a tenth of the parts held out at a time: by similarity.
     pub unknown_auroc: Option<f64>,
-    /// The same by the fit's probability.
+    /// The same by the fit's probability that it is of the catalogue at all.
     pub unknown_auroc_probability: Option<f64>,
     /// Confusion group → queries of its parts, and the share whose right part stands before the group's others.
     pub groups: BTreeMap<String, (usize, f64)>,
@@ -123,8 +123,7 @@ pub fn evaluate(
         unknown_auroc_probability: index.fit().and_then(|_| {
             hold_out_auroc(queries, &exact, |_, rest| {
                 let scored = index.scored(rest, &Seen::default());
-                let fit = index.fit().map(|fit| fit.plain.probabilities(&scored));
-                fit.unwrap_or_default().into_iter().fold(0.0, f32::max)
+                1.0 - index.fit().and_then(|fit| fit.plain.unknown_probability(&scored)).unwrap_or(1.0)
             })
         }),
         groups: within_groups(index, queries, fused.as_ref().unwrap_or(&exact)),

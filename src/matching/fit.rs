@@ -1,12 +1,12 @@
 //! The fit of a generation: from a query's candidates to the probability that the best is right, and how much is asked.
 //!
 //! Of the candidates `c` and the answer "none of them", each has the score
-//! `z_c = similarity × cos_c + size × ln p(box | part_c) + shape × Δshape_c + pair × Δcos_c + group × [c shares the first
-//! one's confusion group]`, `z_none = none`, where Δ is how much more the picture is like c than like c and its pair on
-//! average, by shape and by cosine: the cosine is weighed apart there, because it tells the two apart badly. The share is
-//! `exp(z) / Σ exp(z)` (conditional logit; McFadden 1974). A rising curve makes that share the hit rate that was seen at
-//! it. Both are learned by [`super::fitting`] from pictures whose part is known, apart for queries with and without a true
-//! size.
+//! `z_c = similarity × cos_c + likeness × like_c + size × ln p(box | part_c) + shape × Δshape_c + pair × Δlike_c + group ×
+//! [c shares the first one's confusion group]`, `z_none = none`, where `like` is the mean over all of a part's templates
+//! ([`super::likeness`]) and Δ is how much more the picture is like c than like c and its pair on average: looks are
+//! weighed apart there, because they tell the two apart badly. The share is `exp(z) / Σ exp(z)` (conditional logit;
+//! McFadden 1974). A rising curve makes that share the hit rate that was seen at it. Both are learned by
+//! [`super::fitting`] from pictures whose part is known, apart for queries with and without a true size.
 //!
 //! Invariants: a fit belongs to one generation, by digest; a probability that cannot be computed is 0, so it holds.
 
@@ -20,8 +20,9 @@ use super::store;
 use crate::failpoint;
 use crate::types::Digest;
 
-/// Layout of the file; raised when an older reader would misread it.
-const FORMAT: u32 = 1;
+/// Layout of the file; raised when an older reader would misread it. Of format 1, `pair` weighs Δcos.
+const FORMAT: u32 = 2;
+const FORMAT_OLDEST: u32 = 1;
 const FOLDER: &str = "fits";
 
 /// What one candidate part shows for itself.
@@ -29,12 +30,14 @@ const FOLDER: &str = "fits";
 pub struct Scored {
     /// Cosine, −1 to 1.
     pub similarity: f32,
+    /// [`crate::types::RankedPart::likeness`]; where it is missed, the probability is 0.
+    pub likeness: Option<f32>,
     /// [`crate::measure::log_likelihood`] of the item's box; `None` where the scale or the part's size is not known.
     pub size_log: Option<f32>,
     /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; `None`
     /// where the shape is not known or only one of the two is a candidate.
     pub shape: Option<f32>,
-    /// The same of its cosine, −1 to 1; 0 where there is no `shape`.
+    /// The same of its likeness, −1 to 1; 0 where there is no `shape`.
     pub pair: f32,
     /// It is not the most similar candidate, but of that one's confusion group.
     pub is_rival: bool,
@@ -45,11 +48,14 @@ pub struct Scored {
 #[serde(deny_unknown_fields)]
 pub struct Weights {
     pub similarity: f32,
+    /// 0 in the fits of versions that compared the nearest template alone.
+    #[serde(default)]
+    pub likeness: f32,
     pub size: f32,
     /// 0 in the fits of versions that knew no shapes.
     #[serde(default)]
     pub shape: f32,
-    /// 0 in the fits of versions that did not weigh the cosine apart within a pair.
+    /// 0 in the fits of versions that did not weigh looks apart within a pair.
     #[serde(default)]
     pub pair: f32,
     pub group: f32,
@@ -100,6 +106,14 @@ impl Scorer {
         self.weights.shares(candidates).into_iter().map(|share| on_curve(&self.curve, share)).collect()
     }
 
+    /// The share of "none of them": the probability that the item is of no catalogue part. `None` when a score is not a
+    /// number, which proves nothing.
+    #[must_use]
+    pub fn unknown_probability(&self, candidates: &[Scored]) -> Option<f32> {
+        let is_number = candidates.iter().all(|candidate| self.weights.score(candidate).is_finite());
+        is_number.then(|| (1.0 - self.weights.shares(candidates).iter().sum::<f32>()).clamp(0.0, 1.0))
+    }
+
     /// The probability that a match with `part_id` must exceed.
     #[must_use]
     pub fn required(&self, part_id: &str) -> f32 {
@@ -132,7 +146,9 @@ impl Weights {
 
     fn score(&self, candidate: &Scored) -> f32 {
         let rival = if candidate.is_rival { self.group } else { 0.0 };
+        let likeness = if self.likeness == 0.0 { 0.0 } else { candidate.likeness.unwrap_or(f32::NAN) };
         self.similarity * candidate.similarity
+            + self.likeness * likeness
             + self.size * candidate.size_log.unwrap_or(0.0)
             + self.shape * candidate.shape.unwrap_or(0.0)
             + self.pair * candidate.pair
@@ -148,6 +164,11 @@ impl Fit {
             Some(sized) if candidates.iter().all(|candidate| candidate.size_log.is_some()) => sized,
             _ => &self.plain,
         }
+    }
+
+    /// Whether the pair's difference is that of the likeness; before, it was that of the nearest cosine.
+    pub(super) fn pairs_by_likeness(&self) -> bool {
+        self.format > FORMAT_OLDEST
     }
 
     /// Where the fit of the generation `name` lies in the index folder `dir`.
@@ -186,17 +207,18 @@ impl Fit {
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, MatchError> {
         let fault = |fault: String| MatchError::Fit { path: path.to_owned(), fault };
         let fit: Self = serde_json::from_slice(bytes).map_err(|error| fault(error.to_string()))?;
-        if fit.format != FORMAT {
-            return Err(fault(format!("it has format {}, this version reads {FORMAT}", fit.format)));
+        if !(FORMAT_OLDEST..=FORMAT).contains(&fit.format) {
+            let known = format!("{FORMAT_OLDEST} to {FORMAT}");
+            return Err(fault(format!("it has format {}, this version reads {known}", fit.format)));
         }
         for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
-            let Weights { similarity, size, shape, pair, group, none } = scorer.weights;
+            let Weights { similarity, likeness, size, shape, pair, group, none } = scorer.weights;
             let rises = scorer.curve.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]);
             if !rises || scorer.curve.iter().flatten().any(|value| !(0.0..=1.0).contains(value)) {
                 return Err(fault("its curve does not rise from 0 to 1".to_owned()));
             }
             let thresholds = std::iter::once(&scorer.threshold).chain(scorer.part_thresholds.values());
-            if [similarity, size, shape, pair, group, none].iter().any(|weight| !weight.is_finite())
+            if [similarity, likeness, size, shape, pair, group, none].iter().any(|weight| !weight.is_finite())
                 || thresholds.into_iter().any(|threshold| !(0.0..=1.0).contains(threshold))
             {
                 return Err(fault("a weight is not a number or a threshold is not 0 to 1".to_owned()));
@@ -249,11 +271,12 @@ mod tests {
     use crate::types::Digest;
 
     fn scored(similarity: f32, size_log: Option<f32>) -> Scored {
-        Scored { similarity, size_log, shape: None, pair: 0.0, is_rival: false }
+        Scored { similarity, likeness: Some(similarity), size_log, shape: None, pair: 0.0, is_rival: false }
     }
 
     fn scorer() -> Scorer {
-        let weights = Weights { similarity: 20.0, size: 1.0, shape: 30.0, pair: -10.0, group: 1.0, none: 10.0 };
+        let weights =
+            Weights { similarity: 12.0, likeness: 8.0, size: 1.0, shape: 30.0, pair: -10.0, group: 1.0, none: 10.0 };
         Scorer {
             weights,
             curve: vec![[0.0, 0.0], [1.0, 1.0]],
@@ -279,7 +302,11 @@ mod tests {
         let rival =
             |is_rival| scorer().probabilities(&[scored(0.9, None), Scored { is_rival, ..scored(0.85, None) }])[0];
         assert!(rival(true) < rival(false));
-        assert_eq!(scorer().probabilities(&[scored(f32::NAN, None), scored(0.9, None)]), [0.0, 0.0]);
+        assert!(scorer().unknown_probability(&[scored(0.2, None)]).unwrap() > 0.99);
+        let broken = [scored(f32::NAN, None), scored(0.9, None)];
+        assert_eq!((scorer().probabilities(&broken), scorer().unknown_probability(&broken)), (vec![0.0, 0.0], None));
+        let missed = [Scored { likeness: None, ..scored(0.9, None) }];
+        assert_eq!(scorer().probabilities(&missed), [0.0], "the weights ask for a likeness that nobody took");
     }
 
     #[test]
@@ -301,7 +328,7 @@ mod tests {
         assert!(Fit::load(&path, Digest::of(b"other")).unwrap_err().to_string().contains("generation"));
         assert_eq!(Fit::load(&dir.path().join("none.json"), Digest::of(b"generation")).unwrap(), None);
         let text = std::fs::read_to_string(&path).unwrap();
-        for broken in [text[..text.len() / 2].to_owned(), text.replace("0.9,", "1.9,"), text.replace("20.0", "1e99")] {
+        for broken in [text[..text.len() / 2].to_owned(), text.replace("0.9,", "1.9,"), text.replace("12.0", "1e99")] {
             std::fs::write(&path, broken).unwrap();
             let error = Fit::load(&path, Digest::of(b"generation")).unwrap_err().to_string();
             assert!(error.contains("gen-0123456789ab.json"), "{error}");

@@ -14,11 +14,11 @@ use crate::types::Digest;
 
 /// Pictures below which nothing is fitted.
 const ROWS_MIN: usize = 50;
-/// Weights: similarity, size, shape, pair, group, none.
-const FEATURES: usize = 6;
+/// Weights: similarity, likeness, size, shape, pair, group, none.
+const FEATURES: usize = 7;
 const NEWTON_STEPS: usize = 60;
 /// What speaks for none of the candidates.
-const NONE: [f64; FEATURES] = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+const NONE: [f64; FEATURES] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
 /// Ridge on each weight, in units of one picture's log likelihood.
 const RIDGE: f64 = 1e-3;
 /// Bins of equal weight of the calibration error.
@@ -137,12 +137,14 @@ fn features(scored: &Scored) -> [f64; FEATURES] {
     let rival = if scored.is_rival { 1.0 } else { 0.0 };
     let size_log = f64::from(scored.size_log.unwrap_or(0.0));
     let shape = f64::from(scored.shape.unwrap_or(0.0));
-    [f64::from(scored.similarity), size_log, shape, f64::from(scored.pair), rival, 0.0]
+    let likeness = f64::from(scored.likeness.unwrap_or(0.0));
+    [f64::from(scored.similarity), likeness, size_log, shape, f64::from(scored.pair), rival, 0.0]
 }
 
 /// The weights under which the examples are likeliest.
 fn learn(examples: &[Example<'_>]) -> Weights {
-    let mut w = [10.0, 0.5, 0.0, 0.0, 0.0, 5.0];
+    // What no example shows stays exactly 0.
+    let mut w = [10.0, 0.0, 0.5, 0.0, 0.0, 0.0, 5.0];
     let mut current = log_likelihood(examples, &w);
     for _ in 0..NEWTON_STEPS {
         let (gradient, curvature) = derivatives(examples, &w);
@@ -161,8 +163,8 @@ fn learn(examples: &[Example<'_>]) -> Weights {
         }
     }
     #[expect(clippy::cast_possible_truncation, reason = "weights are used as f32")]
-    let [similarity, size, shape, pair, group, none] = w.map(|weight| weight as f32);
-    Weights { similarity, size, shape, pair, group, none }
+    let [similarity, likeness, size, shape, pair, group, none] = w.map(|weight| weight as f32);
+    Weights { similarity, likeness, size, shape, pair, group, none }
 }
 
 /// Weights and curve that suit the examples.
@@ -362,7 +364,14 @@ mod tests {
                         let similarity = own + noise * (next() - 0.5);
                         (
                             part.to_string(),
-                            Scored { similarity, size_log: Some(size_log), shape: None, pair: 0.0, is_rival: false },
+                            Scored {
+                                similarity,
+                                likeness: None,
+                                size_log: Some(size_log),
+                                shape: None,
+                                pair: 0.0,
+                                is_rival: false,
+                            },
                         )
                     })
                     .collect();

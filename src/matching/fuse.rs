@@ -34,7 +34,7 @@ impl PartIndex {
         };
         let scored = self.scored(&evidence.top_k, seen);
         let scorer = fit.scorer(&scored);
-        let probabilities = scorer.probabilities(&scored);
+        let (probabilities, unknown) = (scorer.probabilities(&scored), scorer.unknown_probability(&scored));
         for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(probabilities) {
             (ranked.probability, ranked.size_log, ranked.shape) = (Some(probability), scored.size_log, scored.shape);
         }
@@ -53,6 +53,7 @@ impl PartIndex {
         evidence.shares_group =
             second.as_ref().is_some_and(|second| self.groups().share(&best.part_id, &second.part_id));
         evidence.probability = best.probability;
+        evidence.unknown_probability = unknown;
         evidence.required_probability = Some(scorer.required(&best.part_id));
         evidence.tier = self.tier_of(best.template);
         evidence.second_part_id = second.as_ref().map(|second| second.part_id.clone());
@@ -68,19 +69,24 @@ impl PartIndex {
     pub fn scored(&self, ranked: &[RankedPart], seen: &Seen) -> Vec<Scored> {
         let first = ranked.first().map_or("", |first| first.part_id.as_str());
         let size_log = |part_id: &str| measure::log_likelihood(self.sizes().of(part_id)?, seen.size_mm?);
-        // Of the part and its pair: the shape's and the cosine's half difference.
+        let looks = |one: &RankedPart| match one.likeness {
+            Some(likeness) if self.fit().is_none_or(Fit::pairs_by_likeness) => likeness,
+            _ => one.similarity,
+        };
+        // Of the part and its pair: the shape's and the looks' half difference.
         let apart = |one: &RankedPart| {
             let (shape, other) = (seen.shape.as_ref()?, self.pair_of(one, ranked)?);
             let of = |part: &RankedPart| self.shapes().likeness(shape, &part.part_id);
-            Some(((of(one)? - of(other)?) / 2.0, (one.similarity - other.similarity) / 2.0))
+            Some(((of(one)? - of(other)?) / 2.0, (looks(one) - looks(other)) / 2.0))
         };
         let scored = |(position, one): (usize, &RankedPart)| {
             let apart = apart(one);
             Scored {
                 similarity: one.similarity,
+                likeness: one.likeness,
                 size_log: size_log(&one.part_id),
                 shape: apart.map(|(shape, _)| shape),
-                pair: apart.map_or(0.0, |(_, cosine)| cosine),
+                pair: apart.map_or(0.0, |(_, looks)| looks),
                 is_rival: position > 0 && self.groups().share(first, &one.part_id),
             }
         };

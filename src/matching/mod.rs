@@ -26,6 +26,7 @@ mod hot;
 mod ids;
 pub mod kernel;
 pub mod lifecycle;
+mod likeness;
 mod lists;
 mod live;
 mod manifest;

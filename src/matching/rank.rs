@@ -96,10 +96,17 @@ pub fn margin(parts: &[Candidate]) -> f32 {
     }
 }
 
-/// What the search says of one query; `parts` as [`TopParts::parts`] gives them. `None` when nothing was found.
+/// What the search says of one query; `parts` as [`TopParts::parts`] gives them, each with its `likeness`. `None` when
+/// nothing was found.
 #[must_use]
-pub(super) fn evidence(parts: &[Candidate], names: &Names<'_>, stages: Stages) -> Option<MatchEvidence> {
-    let ranked: Vec<RankedPart> = parts.iter().filter_map(|candidate| names.ranked(candidate)).collect();
+pub(super) fn evidence(
+    parts: &[Candidate],
+    names: &Names<'_>,
+    stages: Stages,
+    likeness: impl Fn(&Candidate) -> Option<f32>,
+) -> Option<MatchEvidence> {
+    let with_likeness = |candidate| Some(RankedPart { likeness: likeness(candidate), ..names.ranked(candidate)? });
+    let ranked: Vec<RankedPart> = parts.iter().filter_map(with_likeness).collect();
     let (best, tier) = (ranked.first()?.clone(), parts.first()?.tier);
     let second = ranked.get(1);
     Some(MatchEvidence {
@@ -117,6 +124,7 @@ pub(super) fn evidence(parts: &[Candidate], names: &Names<'_>, stages: Stages) -
         shares_group: names.share_group(parts),
         delta_sha256: names.delta.sha256(),
         probability: None,
+        unknown_probability: None,
         required_probability: None,
         quality_level: None,
         top_k: ranked,
@@ -164,6 +172,7 @@ impl Names<'_> {
                 part_id: part_id.to_owned(),
                 color_id,
                 similarity,
+                likeness: None,
                 probability: None,
                 size_log: None,
                 shape: None,
@@ -175,6 +184,7 @@ impl Names<'_> {
             part_id: template.part_id.to_owned(),
             color_id: template.color_id.map(str::to_owned),
             similarity,
+            likeness: None,
             probability: None,
             size_log: None,
             shape: None,

@@ -9,6 +9,7 @@
 //! pass over memory plus the L2 lists of the queries that enter stage 2.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::MatchError;
 use super::delta::{DeltaView, Learning};
@@ -16,6 +17,7 @@ use super::fit::Fit;
 use super::generation::{self, Generation};
 use super::ids::{TemplateIds, TemplateRef};
 use super::kernel;
+use super::likeness::{PartRows, cosine, likeness};
 use super::manifest::Manifest;
 use super::rank::{self, AcceptRule, Candidate, Names, Stages, TopParts};
 use super::store::{self, Quarantined};
@@ -31,6 +33,8 @@ pub struct PartIndex {
     hot_is_all: bool,
     /// With the digest of its file.
     pub(super) fit: Option<(Fit, Digest)>,
+    /// Made when first asked for: only a fit weighs all templates of a part.
+    part_rows: OnceLock<PartRows>,
 }
 
 impl PartIndex {
@@ -63,7 +67,7 @@ impl PartIndex {
     pub fn of(generation: Generation, quarantined: Option<Quarantined>) -> Self {
         let hot_covers_all_parts = generation.ids.hot_covers_all_parts();
         let hot_is_all = generation.ids.hot().len() == generation.ids.len();
-        Self { generation, quarantined, hot_covers_all_parts, hot_is_all, fit: None }
+        Self { generation, quarantined, hot_covers_all_parts, hot_is_all, fit: None, part_rows: OnceLock::new() }
     }
 
     /// The best parts for each of `embeddings`, `[N, dim]`; one answer each, in order. Times are those of the batch,
@@ -105,14 +109,18 @@ impl PartIndex {
         let answers = tops.iter().zip(entered).enumerate().map(|(position, (top, entered_stage2))| {
             let stage2_ms = if entered_stage2 { stage2_ms } else { 0.0 };
             let stages = Stages { entered_stage2, stage1_ms, stage2_ms };
+            let query = &queries[position * self.dim()..(position + 1) * self.dim()];
+            let likeness =
+                |candidate: &Candidate| self.fit.as_ref().and_then(|_| self.likeness(query, candidate, &delta));
             // An index has at least one template, so only a broken one finds nothing.
-            rank::evidence(top.parts(), &names, stages)
+            rank::evidence(top.parts(), &names, stages, likeness)
                 .ok_or_else(|| MatchError::damaged(&self.generation.dir, format!("query {position} found nothing")))
         });
         answers.collect()
     }
 
-    /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by.
+    /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by. Gives
+    /// the likenesses without a fit too, so that one can be learned.
     ///
     /// # Errors
     /// As [`PartIndex::search`].
@@ -125,7 +133,22 @@ impl PartIndex {
         let damaged = || MatchError::damaged(&self.generation.dir, "an exhaustive search found nothing");
         let delta = DeltaView::default();
         let names = self.names(&delta);
-        tops.iter().map(|top| rank::evidence(top.parts(), &names, stages).ok_or_else(damaged)).collect()
+        let answers = tops.iter().zip(queries.chunks_exact(self.dim())).map(|(top, query)| {
+            let likeness = |candidate: &Candidate| self.likeness(query, candidate, &delta);
+            rank::evidence(top.parts(), &names, stages, likeness).ok_or_else(damaged)
+        });
+        answers.collect()
+    }
+
+    /// How alike `query`, of length 1, is to all templates of the candidate's part.
+    fn likeness(&self, query: &[f32], candidate: &Candidate, delta: &DeltaView<'_>) -> Option<f32> {
+        let ids = &self.generation.ids;
+        let rows = self.part_rows.get_or_init(|| PartRows::new(ids.parts(), ids.part_count()));
+        let built = rows.of(candidate.part).iter().filter_map(|&row| {
+            let at = row as usize * query.len();
+            Some(cosine(query, self.generation.l2().get(at..at + query.len())?))
+        });
+        likeness(built.chain(delta.cosines(query, candidate.part)))
     }
 
     /// Check that embeddings of this model belong to this index.

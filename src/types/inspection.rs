@@ -48,6 +48,10 @@ pub struct RankedPart {
     pub color_id: Option<String>,
     /// Cosine, −1 to 1.
     pub similarity: f32,
+    /// Logarithm of the mean of `exp(8 × cosine)` over all templates of the part, divided by 8: −1 to 1; `None` where
+    /// nothing weighs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness: Option<f32>,
     /// That this is the part, 0 to 1; `None` without a fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f32>,
@@ -88,6 +92,9 @@ pub struct MatchEvidence {
     /// That the answer is right, 0 to 1; `None` without a fit of the index.
     #[serde(default)]
     pub probability: Option<f32>,
+    /// That the item is of no catalogue part, 0 to 1; `None` without a fit of the index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_probability: Option<f32>,
     /// What the fit asks of it.
     #[serde(default)]
     pub required_probability: Option<f32>,

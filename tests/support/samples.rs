@@ -79,6 +79,7 @@ fn anomaly(number: u64) -> AnomalyEvidence {
 pub fn item(ordinal: u32, similarity: f32) -> Item {
     let evidence = MatchEvidence {
         probability: None,
+        unknown_probability: None,
         required_probability: None,
         part_id: "3001".to_owned(),
         color_id: Some("5".to_owned()),
@@ -96,6 +97,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
             part_id: "3001".to_owned(),
             color_id: None,
             similarity,
+            likeness: None,
             probability: None,
             size_log: None,
             shape: None,

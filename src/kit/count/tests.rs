@@ -29,6 +29,7 @@ fn item(ordinal: u32, (part, color, is_accepted): Seen) -> Item {
         delta_sha256: None,
         quality_level: None,
         probability: None,
+        unknown_probability: None,
         required_probability: None,
     };
     Item {
