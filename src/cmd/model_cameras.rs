@@ -4,7 +4,7 @@
 //! picture, waits for the answer and asks again:
 //! `per_camera`: a thread and a session of one core for each camera (what a program a camera does);
 //! `per_core`: a session for each core, cameras take turns (the daemon's default on a CPU);
-//! `batched`: one session with all cores behind the batcher.
+//! `batched`: a session for each core behind the batcher.
 
 use std::path::Path;
 use std::sync::{Arc, Barrier};
@@ -50,7 +50,7 @@ pub struct Report {
     per_camera: WayReport,
     per_core: WayReport,
     batched: WayReport,
-    /// Pictures in one run of the shared session, on average.
+    /// Pictures in one run of the batching sessions, on average.
     batch_mean: f64,
     /// Batched over per camera, median of the rounds.
     ratio: f64,
@@ -317,7 +317,7 @@ impl std::fmt::Display for Report {
         writeln!(f, "{} at {width}x{height}, {} cameras on {} cores", self.model, self.cameras, self.cores)?;
         writeln!(
             f,
-            "{:24} {:>12} {:>9} {:>9} {:>16} {:>12}",
+            "{:26} {:>12} {:>9} {:>9} {:>16} {:>12}",
             "",
             "pictures/s",
             "p50 ms",
@@ -328,11 +328,11 @@ impl std::fmt::Display for Report {
         for (name, way) in [
             ("a session a camera", &self.per_camera),
             ("a session a core", &self.per_core),
-            ("one session, batched", &self.batched),
+            ("a session a core, batched", &self.batched),
         ] {
             writeln!(
                 f,
-                "{name:24} {:12.1} {:9.2} {:9.2} {:14.2} % {:12.3}",
+                "{name:26} {:12.1} {:9.2} {:9.2} {:14.2} % {:12.3}",
                 way.pictures_per_s,
                 way.p50_ms,
                 way.p99_ms,

@@ -1,17 +1,21 @@
-//! One session for all workers: what several ask at about the same time goes through the graph as one batch.
+//! A model for all workers: what several ask at about the same time goes through the graph as one batch.
 //!
 //! ```text
 //! worker ─request─► queue (≤ one a worker) ─► thread `batch-<model>`: gather, run, take apart ─answer─► each worker
 //! ```
 //!
+//! One thread with one session on an accelerator; on a CPU one for each core, since one session on all cores is slower than
+//! its batches side by side (docs/adr/0010). The threads gather in turns: while one fills its batch the others run theirs.
+//!
 //! The first request waits for others, but never longer than its deadline leaves after the expected run, and not at all once
-//! the batch is full or every worker that could send is waiting. Only requests of one size that want the same outputs
-//! share a batch; others keep their place in line.
+//! the batch is full or every worker that could send is waiting; where threads share the workers, not once half the thread's
+//! share is waiting, and no longer than a run. Only requests of one size that want the same outputs share a batch; others
+//! keep their place in line.
 //!
 //! Invariants: every request is answered; each gets its own pictures' rows in its own order. A batch that fails for a
 //! reason other than its device is run again one request at a time, so that a bad input fails alone; a graph that keeps
 //! failing in batches is run one request at a time from then on.
-//! Thread: one a model. Overload: workers wait, each with one request, so the queue cannot grow.
+//! Thread: one a session. Overload: workers wait, each with one request, so the queue cannot grow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -116,12 +120,12 @@ struct Answer {
     session_ms: f64,
 }
 
-/// The workers' end of one model's thread.
+/// The workers' end of one model's threads.
 #[derive(Debug)]
 pub(super) struct Batcher {
     /// `None` only while it is dropped.
     queue: Option<Sender<Request>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     facts: Arc<Facts>,
     limits: BatchLimits,
     /// Clients by worker.
@@ -137,35 +141,44 @@ impl std::fmt::Debug for Request {
 }
 
 impl Batcher {
+    /// A thread for `first` and for each of `others`, sessions of the same model.
+    ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// When a thread cannot be started.
     pub(super) fn start(
-        keeper: Arc<Keeper>,
+        first: Arc<Keeper>,
+        others: Vec<Arc<Keeper>>,
         limits: BatchLimits,
-        health: ModelHealth,
+        health: &ModelHealth,
     ) -> Result<Arc<Self>, InferenceError> {
-        let facts = Arc::clone(keeper.facts());
+        let facts = Arc::clone(first.facts());
         let senders = Arc::new(AtomicUsize::new(0));
         let (queue, requests) = bounded(BATCH_QUEUE_REQUESTS);
         let model = facts.manifest.name();
-        let loom = Loom {
-            requests,
-            keeper,
-            limits,
-            senders: Arc::clone(&senders),
-            health,
-            buffer: Pixels::U8(Vec::new()),
-            wanted: Vec::new(),
-            picture_ms: 0.0,
-            strikes: 0,
+        let (looms, line) = (1 + others.len(), Arc::new(Mutex::default()));
+        let start = |keeper: Arc<Keeper>| {
+            let loom = Loom {
+                requests: requests.clone(),
+                line: Arc::clone(&line),
+                looms,
+                keeper,
+                limits,
+                senders: Arc::clone(&senders),
+                health: health.clone(),
+                buffer: Pixels::U8(Vec::new()),
+                wanted: Vec::new(),
+                picture_ms: 0.0,
+                strikes: 0,
+            };
+            let thread = std::thread::Builder::new().name(format!("batch-{model}")).spawn(move || loom.run());
+            thread.map_err(|error| InferenceError::NoProvider {
+                model: model.to_owned(),
+                message: format!("its thread cannot be started: {error}"),
+            })
         };
-        let thread = std::thread::Builder::new().name(format!("batch-{model}")).spawn(move || loom.run());
-        let thread = thread.map_err(|error| InferenceError::NoProvider {
-            model: model.to_owned(),
-            message: format!("its thread cannot be started: {error}"),
-        })?;
+        let threads = std::iter::once(first).chain(others).map(start).collect::<Result<Vec<_>, _>>()?;
         let lanes = Mutex::default();
-        Ok(Arc::new(Self { queue: Some(queue), thread: Some(thread), facts, limits, lanes, senders }))
+        Ok(Arc::new(Self { queue: Some(queue), threads, facts, limits, lanes, senders }))
     }
 
     /// A worker's access; `lane` tells the workers apart.
@@ -188,8 +201,10 @@ impl Batcher {
 impl Drop for Batcher {
     fn drop(&mut self) {
         self.queue = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            warn!(model = self.facts.manifest.name(), "the thread that batches for this model died");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                warn!(model = self.facts.manifest.name(), "a thread that batches for this model died");
+            }
         }
     }
 }
@@ -253,6 +268,10 @@ impl Drop for Client {
 /// The thread's end.
 struct Loom {
     requests: Receiver<Request>,
+    /// Requests that came and are in no batch yet. Whoever holds it gathers.
+    line: Arc<Mutex<VecDeque<Request>>>,
+    /// Threads of this model.
+    looms: usize,
     keeper: Arc<Keeper>,
     limits: BatchLimits,
     senders: Arc<AtomicUsize>,
@@ -268,18 +287,19 @@ struct Loom {
 
 impl Loom {
     fn run(mut self) {
-        let mut waiting: VecDeque<Request> = VecDeque::new();
-        loop {
-            if waiting.is_empty() {
-                match self.requests.recv() {
-                    Ok(request) => waiting.push_back(request),
-                    Err(_) => return,
-                }
-            }
-            self.gather(&mut waiting);
-            let batch = self.take(&mut waiting);
+        while let Some(batch) = self.next_batch() {
             self.answer(batch);
         }
+    }
+
+    /// `None` when nobody can ask any more.
+    fn next_batch(&self) -> Option<Vec<Request>> {
+        let mut waiting = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_empty() {
+            waiting.push_back(self.requests.recv().ok()?);
+        }
+        self.gather(&mut waiting);
+        Some(self.take(&mut waiting))
     }
 
     /// Pictures that may go into one run.
@@ -290,14 +310,17 @@ impl Loom {
     /// Wait for what may share the first request's batch.
     fn gather(&self, waiting: &mut VecDeque<Request>) {
         loop {
-            waiting.extend(self.requests.try_iter());
+            let share = self.senders.load(Ordering::SeqCst).div_ceil(self.looms).max(1);
+            // Beside others, half a share is enough to begin: the other half prepares its pictures meanwhile.
+            let enough = if self.looms == 1 { share } else { share.div_ceil(2) };
+            waiting.extend(self.requests.try_iter().take(share.saturating_sub(waiting.len())));
             let Some(first) = waiting.front() else { return };
             let pictures: usize = waiting.iter().filter(|one| one.fits(first)).map(Request::pictures).sum();
             // Each worker waits for its answer, so no more can come than there are workers.
-            if pictures >= self.pictures_max() || waiting.len() >= self.senders.load(Ordering::SeqCst) {
+            if pictures >= self.pictures_max() || waiting.len() >= enough {
                 return;
             }
-            let left = self.patience().saturating_sub(first.watch.elapsed());
+            let left = self.patience(share).saturating_sub(first.watch.elapsed());
             if left.is_zero() {
                 return;
             }
@@ -308,10 +331,12 @@ impl Loom {
         }
     }
 
-    /// How long a request may wait for company: what its deadline leaves beside a full batch's run.
-    fn patience(&self) -> Duration {
-        let run_ms = self.picture_ms * self.pictures_max() as f64;
-        self.limits.deadline.saturating_sub(Duration::from_secs_f64(run_ms.max(0.0) / 1_000.0))
+    /// How long a request may wait for company: what its deadline leaves beside a full batch's run; beside others no longer
+    /// than they run for, because then they take what comes.
+    fn patience(&self, share: usize) -> Duration {
+        let run = |pictures: usize| Duration::from_secs_f64((self.picture_ms * pictures as f64).max(0.0) / 1_000.0);
+        let left = self.limits.deadline.saturating_sub(run(self.pictures_max()));
+        if self.looms == 1 { left } else { left.min(run(share)) }
     }
 
     /// The first request and those that fit it, in the order they came.

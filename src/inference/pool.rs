@@ -2,7 +2,7 @@
 //!
 //! A session is told by the model's folder and digest and the plan it runs by. Where a plan says nothing of batching, the
 //! CPU gets a session a worker (docs/adr/0010: batching does not pay for graphs of ordinary size) and an accelerator one
-//! session with batches. A graph that insists on its batch gets a session a worker everywhere.
+//! session with batches. Told to batch, the CPU gets a session a core behind one queue. A graph that insists on its batch gets a session a worker everywhere.
 //!
 //! Invariant: sessions of a pool come back after a fault of their device, proved by the model's goldens.
 //! Thread: any; opening is one at a time. Overload: none of its own.
@@ -86,26 +86,30 @@ impl ModelPool {
             return Ok(Engine::own(keeper, health));
         }
         let mut plan = plan.clone();
-        if matches!(plan.batching, Batching::On(_)) && plan.intra_threads.is_none() {
-            // One session stands for all workers, so it gets their cores.
-            plan.intra_threads = std::thread::available_parallelism().ok().map(std::num::NonZero::get);
+        if matches!(plan.batching, Batching::On(_)) {
+            // What was tuned for a session of its own does not hold beside others.
+            plan.intra_threads.get_or_insert(1);
         }
         let plan = &plan;
-        let session = ModelSession::open(&self.0.runtime, manifest, plan)?;
-        let limits = limits_of(plan, session.facts().provider, session.facts().batch);
-        let recovery = Recovery {
-            clock: self.0.clock.clone(),
-            health: health.clone(),
-            reopen: self.reopen(manifest.clone(), plan.clone()),
+        let keep = || {
+            let recovery = Recovery {
+                clock: self.0.clock.clone(),
+                health: health.clone(),
+                reopen: self.reopen(manifest.clone(), plan.clone()),
+            };
+            let session = ModelSession::open(&self.0.runtime, manifest, plan)?;
+            Ok::<_, InferenceError>(Keeper::new(session, Some(recovery)))
         };
-        let keeper = Keeper::new(session, Some(recovery));
-        let Some(limits) = limits else {
+        let keeper = keep()?;
+        let (provider, batch) = (keeper.facts().provider, keeper.facts().batch);
+        let Some(limits) = limits_of(plan, provider, batch) else {
             model.own.insert(lane, Arc::downgrade(&keeper));
             return Ok(Engine::own(keeper, health));
         };
-        info!(model = manifest.name(), provider = %keeper.facts().provider, batch_max = limits.max,
-            deadline_ms = limits.deadline.as_millis(), "one session for all workers");
-        let batcher = Batcher::start(keeper, limits, health.clone())?;
+        let others = (1..sessions_of(plan, provider)).map(|_| keep()).collect::<Result<Vec<_>, _>>()?;
+        info!(model = manifest.name(), %provider, sessions = 1 + others.len(), batch_max = limits.max,
+            deadline_ms = limits.deadline.as_millis(), "the workers' pictures share runs");
+        let batcher = Batcher::start(keeper, others, limits, &health)?;
         model.shared = Arc::downgrade(&batcher);
         Ok(Engine::batched(batcher.client(lane), health))
     }
@@ -140,6 +144,13 @@ impl ModelPool {
             Ok(replayer.into_session())
         })
     }
+}
+
+/// Sessions that stand for all workers: one of an accelerator; of the CPU as many as its cores have room for, because batches
+/// side by side on a thread each took 1.4 to 2 times the pictures of one session with all cores (docs/adr/0010).
+fn sessions_of(plan: &ProviderPlan, provider: Provider) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if provider == Provider::Cpu { (cores / plan.intra_threads.unwrap_or(1).max(1)).max(1) } else { 1 }
 }
 
 /// How a session is shared; `None`: a session a worker.

@@ -104,7 +104,41 @@ fn a_lone_request_among_quiet_workers_is_answered_when_its_deadline_says_so() {
 fn batcher(name: &str, limits: BatchLimits) -> (Arc<Batcher>, ModelHealth) {
     let session = ModelSession::open(&Runtime::load(None).unwrap(), &manifest(name), &ProviderPlan::default()).unwrap();
     let health = ModelHealth::default();
-    (Batcher::start(Keeper::new(session, None), limits, health.clone()).unwrap(), health)
+    (Batcher::start(Keeper::new(session, None), Vec::new(), limits, &health).unwrap(), health)
+}
+
+#[test]
+fn two_sessions_share_what_waits_and_a_lone_rest_does_not_wait_for_its_deadline() {
+    let open = || {
+        let manifest = manifest("models/mobilenetv2");
+        let session = ModelSession::open(&Runtime::load(None).unwrap(), &manifest, &ProviderPlan::default()).unwrap();
+        Keeper::new(session, None)
+    };
+    let limits = BatchLimits { max: 8, deadline: Duration::from_secs(60) };
+    let health = ModelHealth::default();
+    let batcher = Batcher::start(open(), vec![open()], limits, &health).unwrap();
+    let specs: Arc<[OutputSpec]> = batcher.facts.manifest.outputs_of(OutputRole::Embedding).cloned().collect();
+    let mut clients: Vec<Client> = (0..8).map(|lane| batcher.client(lane)).collect();
+    let (watch, rounds) = (Stopwatch::start(), 6);
+    // In step: who was answered does not ask again before all were.
+    let start = Barrier::new(clients.len());
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            let (specs, start) = (Arc::clone(&specs), &start);
+            scope.spawn(move || {
+                let wanted = Wanted::new(specs, "m").unwrap();
+                let values = vec![0.1_f32; 3 * 64 * 64];
+                for _ in 0..rounds {
+                    start.wait();
+                    client.run(View::F32(&values), [1, 3, 64, 64], &wanted, |_| Ok(())).unwrap();
+                }
+            });
+        }
+    });
+    let (runs, requests) = health.batches();
+    assert_eq!(requests, 8 * rounds);
+    assert!((2 * rounds..8 * rounds).contains(&runs), "{runs} runs, of four requests at most");
+    assert!(watch.elapsed() < Duration::from_secs(30), "{:?}", watch.elapsed());
 }
 
 #[test]
