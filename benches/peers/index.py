@@ -67,9 +67,10 @@ def main():
         faiss.omp_set_num_threads(os.cpu_count())
         for first in range(0, len(vectors), step):
             rows = np.arange(first, min(first + step, len(vectors)))
-            assigned = np.searchsorted(starts, rows, side="right") - 1
-            index.add_core(len(rows), faiss.swig_ptr(np.ascontiguousarray(vectors[rows])), None,
-                           faiss.swig_ptr(assigned.astype("int64")))
+            # swig_ptr keeps no reference: both arrays must outlive the call.
+            assigned = (np.searchsorted(starts, rows, side="right") - 1).astype("int64")
+            block = np.ascontiguousarray(vectors[rows])
+            index.add_core(len(rows), faiss.swig_ptr(block), None, faiss.swig_ptr(assigned))
         faiss.omp_set_num_threads(1)
         index.referenced_objects = [quantiser]
         return index
