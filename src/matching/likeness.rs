@@ -11,14 +11,25 @@ use super::kernel;
 /// β. Between 4 and 12 the sample catalogue's results are the same within half a point.
 const CONCENTRATION: f32 = 8.0;
 
-/// `ln mean exp(β cos) / β` of `cosines`, −1 to 1; `None` where there are none.
-pub(super) fn likeness(cosines: impl IntoIterator<Item = f32>) -> Option<f32> {
+/// The likeness by the cosines with a part's catalogue views and with those that people taught, −1 to 1; `None` where there
+/// are neither. Where there are both, each kind stands for half: a taught view comes from the camera that asks, and must
+/// not be one voice among eighteen.
+pub(super) fn likeness(catalogue: impl IntoIterator<Item = f32>, taught: impl IntoIterator<Item = f32>) -> Option<f32> {
+    let density = match (mean_exp(catalogue), mean_exp(taught)) {
+        (Some(catalogue), Some(taught)) => f32::midpoint(catalogue, taught),
+        (one, other) => one.or(other)?,
+    };
+    Some(density.ln() / CONCENTRATION)
+}
+
+/// Mean of `exp(β cos)`; `None` of nothing.
+fn mean_exp(cosines: impl IntoIterator<Item = f32>) -> Option<f32> {
     let (mut sum, mut count) = (0.0_f32, 0.0_f32);
     for cosine in cosines {
         sum += (CONCENTRATION * cosine).exp();
         count += 1.0;
     }
-    (count > 0.0).then(|| (sum / count).ln() / CONCENTRATION)
+    (count > 0.0).then(|| sum / count)
 }
 
 /// Cosine of `query` and `vector`, both of length 1.
@@ -68,18 +79,28 @@ mod tests {
 
     #[test]
     fn several_near_views_say_more_than_one_nearest() {
-        let one = likeness([0.80, 0.1, 0.1]).unwrap();
-        let several = likeness([0.75, 0.75, 0.75]).unwrap();
+        let one = likeness([0.80, 0.1, 0.1], []).unwrap();
+        let several = likeness([0.75, 0.75, 0.75], []).unwrap();
         assert!(several > one, "{several} against {one}");
-        assert!((likeness([0.6]).unwrap() - 0.6).abs() < 1e-6);
-        assert_eq!(likeness([]), None);
-        assert!(likeness([f32::NAN]).unwrap().is_nan());
+        assert!((likeness([0.6], []).unwrap() - 0.6).abs() < 1e-6);
+        assert_eq!(likeness([], []), None);
+        assert!(likeness([f32::NAN], [0.9]).unwrap().is_nan());
+    }
+
+    #[test]
+    fn one_taught_view_is_heard_among_eighteen_of_the_catalogue() {
+        let catalogue = [0.3; 18];
+        let (untaught, taught) = (likeness(catalogue, []).unwrap(), likeness(catalogue, [0.98]).unwrap());
+        assert!((untaught - 0.3).abs() < 1e-5 && taught > 0.85, "{untaught}, {taught}");
+        let unlike = likeness(catalogue, [0.1]).unwrap();
+        assert!(unlike > 0.2, "a taught view that is unlike takes little away: {unlike}");
+        assert!((likeness([], [0.7]).unwrap() - 0.7).abs() < 1e-6, "a part that was only taught");
     }
 
     proptest! {
         #[test]
         fn it_lies_between_mean_and_nearest(cosines in proptest::collection::vec(-1.0_f32..1.0, 1..40)) {
-            let value = likeness(cosines.iter().copied()).unwrap();
+            let value = likeness(cosines.iter().copied(), []).unwrap();
             #[expect(clippy::cast_precision_loss, reason = "fewer than 40")]
             let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
             let nearest = cosines.iter().copied().fold(f32::MIN, f32::max);

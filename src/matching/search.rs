@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use super::MatchError;
-use super::delta::{DeltaView, Learning};
+use super::delta::{DeltaView, LEARNED_VIEW_PREFIX, Learning};
 use super::fit::Fit;
 use super::generation::{self, Generation};
 use super::ids::{TemplateIds, TemplateRef};
@@ -144,11 +144,15 @@ impl PartIndex {
     fn likeness(&self, query: &[f32], candidate: &Candidate, delta: &DeltaView<'_>) -> Option<f32> {
         let ids = &self.generation.ids;
         let rows = self.part_rows.get_or_init(|| PartRows::new(ids.parts(), ids.part_count()));
-        let built = rows.of(candidate.part).iter().filter_map(|&row| {
-            let at = row as usize * query.len();
-            Some(cosine(query, self.generation.l2().get(at..at + query.len())?))
-        });
-        likeness(built.chain(delta.cosines(query, candidate.part)))
+        let is_taught = |row: &u32| ids.get(*row).is_some_and(|(view, _)| view.view.starts_with(LEARNED_VIEW_PREFIX));
+        let (taught, catalogue): (Vec<u32>, Vec<u32>) = rows.of(candidate.part).iter().partition(|row| is_taught(row));
+        let cosines = |rows: Vec<u32>| {
+            rows.into_iter().filter_map(|row| {
+                let at = row as usize * query.len();
+                Some(cosine(query, self.generation.l2().get(at..at + query.len())?))
+            })
+        };
+        likeness(cosines(catalogue), cosines(taught).chain(delta.cosines(query, candidate.part)))
     }
 
     /// Check that embeddings of this model belong to this index.

@@ -48,8 +48,8 @@ pub struct RankedPart {
     pub color_id: Option<String>,
     /// Cosine, −1 to 1.
     pub similarity: f32,
-    /// Logarithm of the mean of `exp(8 × cosine)` over all templates of the part, divided by 8: −1 to 1; `None` where
-    /// nothing weighs it.
+    /// Logarithm of the mean of `exp(8 × cosine)` over all templates of the part, divided by 8, those of the catalogue and
+    /// those taught by reviews each standing for half: −1 to 1; `None` where nothing weighs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likeness: Option<f32>,
     /// That this is the part, 0 to 1; `None` without a fit.
