@@ -2,7 +2,8 @@
 //!
 //! A session is told by the model's folder and digest and the plan it runs by. Where a plan says nothing of batching, the
 //! CPU gets a session a worker (docs/adr/0010: batching does not pay for graphs of ordinary size) and an accelerator one
-//! session with batches. Told to batch, the CPU gets a session a core behind one queue. A graph that insists on its batch gets a session a worker everywhere.
+//! session with batches. Told to batch, the CPU gets a session a core behind one queue. A graph that insists on its batch
+//! gets a session a worker everywhere.
 //!
 //! Invariant: sessions of a pool come back after a fault of their device, proved by the model's goldens.
 //! Thread: any; opening is one at a time. Overload: none of its own.

@@ -334,4 +334,20 @@ mod tests {
             assert!(error.contains("gen-0123456789ab.json"), "{error}");
         }
     }
+
+    #[test]
+    fn a_fit_of_before_weighs_as_it_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fit().store(dir.path(), "gen-0123456789ab").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let before = text.replace("\"format\": 2", "\"format\": 1").replace("\"likeness\": 8.0,", "");
+        assert_ne!(text.len(), before.len());
+        let old = Fit::parse(before.as_bytes(), &path).unwrap();
+        assert!(!old.pairs_by_likeness() && fit().pairs_by_likeness());
+        let without = [Scored { likeness: None, ..scored(0.9, None) }];
+        assert_eq!(old.plain.probabilities(&without), old.plain.probabilities(&[scored(0.9, None)]));
+        assert!(old.plain.probabilities(&without)[0] > 0.6, "12 × 0.9 against 10");
+        let next = text.replace("\"format\": 2", "\"format\": 3");
+        assert!(Fit::parse(next.as_bytes(), &path).unwrap_err().to_string().contains("1 to 2"));
+    }
 }
