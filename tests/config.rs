@@ -68,3 +68,16 @@ fn a_key_that_does_not_exist_is_caught_by_these_checks() {
     let error = Recipe::parse(Path::new("x.toml"), "name = \"x\"\n[match]\nspeed = 1\n".to_owned()).unwrap_err();
     assert!(error.to_string().contains("match.speed"), "{error}");
 }
+
+#[test]
+fn a_limit_that_only_a_fit_can_meet_needs_the_fit() {
+    let faults = |lines: &str| {
+        let text = format!("name = \"x\"\n[match]\nindex = \"i\"\nmodel = \"m\"\n{lines}\n");
+        Recipe::parse(Path::new("x.toml"), text).map_or_else(|error| error.to_string(), |_| String::new())
+    };
+    let without = faults("unknown_probability = 0.9");
+    assert!(without.contains("match.unknown_probability") && without.contains("use_fit"), "{without}");
+    let beyond = faults("use_fit = true\nunknown_probability = 1.5");
+    assert!(beyond.contains("match.unknown_probability"), "{beyond}");
+    assert!(!faults("use_fit = true\nunknown_probability = 0.9").contains("unknown_probability"));
+}
