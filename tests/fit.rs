@@ -5,7 +5,7 @@ use std::path::Path;
 
 use loupe::matching::{
     AcceptRule, BuildOptions, Delta, Embedding, Fit, FitRow, Groups, IndexBuilder, Learning, PartIndex, Seen, Shape,
-    ShapesBuilder, Sizes, Template, fitting, turned_views,
+    ShapesBuilder, Sizes, Template, fitting, learned_view, turned_views,
 };
 use loupe::types::{BoundingBox, Digest, Image, InspectionId, LearnedTemplate, MatchEvidence, SizeMm};
 
@@ -198,8 +198,8 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     assert!(right(true) == 60 && right(false) < 50, "{} and {} of 60", right(true), right(false));
 }
 
-/// Two parts of three templates each, and a fit of them.
-fn build_of_three(dir: &Path) -> PartIndex {
+/// Two parts of three templates each.
+fn builder_of_three() -> IndexBuilder {
     let embedding =
         Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
     let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
@@ -214,14 +214,14 @@ fn build_of_three(dir: &Path) -> PartIndex {
         let template = Template { part_id: part.to_owned(), color_id: None, view: String::new() };
         builder.push(template, &vector).unwrap();
     }
-    builder.build(dir).unwrap();
-    PartIndex::open(dir).unwrap()
+    builder
 }
 
 #[test]
 fn with_a_fit_all_templates_of_a_part_count_and_learned_ones_with_them() {
     let dir = tempfile::tempdir().unwrap();
-    let index = build_of_three(dir.path());
+    builder_of_three().build(dir.path()).unwrap();
+    let index = PartIndex::open(dir.path()).unwrap();
     let query = [1.0, 0.0];
     let of = |answer: &MatchEvidence, part: &str| {
         answer.top_k.iter().find(|ranked| ranked.part_id == part).and_then(|ranked| ranked.likeness)
@@ -270,6 +270,16 @@ fn with_a_fit_all_templates_of_a_part_count_and_learned_ones_with_them() {
     let (catalogue, taught) = ((8.0 * mean(&[0.0, -0.6, -1.0])).exp(), 8.0_f32.exp());
     assert!(is_near(of(&answer, "far"), f32::midpoint(catalogue, taught).ln() / 8.0), "{answer:?}");
     assert!(is_near(of(&answer, "new"), 0.0), "{answer:?}");
+    let before = of(&answer, "far");
     let fused = index.fuse(answer, &Seen::default());
     assert!(fused.unknown_probability.is_some_and(|unknown| (0.0..=1.0).contains(&unknown)), "{fused:?}");
+
+    // A build that takes the taught view in changes nothing.
+    let mut builder = builder_of_three();
+    let view = learned_view(uuid::Uuid::from_u128(1));
+    builder.push(Template { part_id: "far".to_owned(), color_id: None, view }, &query).unwrap();
+    let taken_in = tempfile::tempdir().unwrap();
+    builder.build(taken_in.path()).unwrap();
+    let exact = PartIndex::open(taken_in.path()).unwrap().search_exact(&query).unwrap().remove(0);
+    assert!(is_near(of(&exact, "far"), before.unwrap()), "{exact:?}");
 }

@@ -50,14 +50,14 @@ pub(super) struct PartRows {
 
 impl PartRows {
     /// `parts`: the part's number of each row; one beyond `part_count` names nothing.
-    pub fn new(parts: &[u32], part_count: usize) -> Self {
+    pub fn new(parts: impl Iterator<Item = u32> + Clone, part_count: usize) -> Self {
+        let known = parts.zip(0_u32..).filter(|(part, _)| (*part as usize) < part_count);
         let mut starts = vec![0_u32; part_count + 1];
-        let known = |part: u32| (part as usize) < part_count;
-        parts.iter().filter(|&&part| known(part)).for_each(|&part| starts[part as usize + 1] += 1);
+        known.clone().for_each(|(part, _)| starts[part as usize + 1] += 1);
         (0..part_count).for_each(|part| starts[part + 1] += starts[part]);
         let mut next = starts.clone();
         let mut rows = vec![0_u32; starts[part_count] as usize];
-        for (&part, row) in parts.iter().zip(0_u32..).filter(|(part, _)| known(**part)) {
+        for (part, row) in known {
             rows[next[part as usize] as usize] = row;
             next[part as usize] += 1;
         }
@@ -109,7 +109,7 @@ mod tests {
 
         #[test]
         fn every_row_of_a_known_part_is_found_once(parts in proptest::collection::vec(0_u32..9, 0..200), count in 0_usize..9) {
-            let rows = PartRows::new(&parts, count);
+            let rows = PartRows::new(parts.iter().copied(), count);
             let mut found = 0;
             for part in 0..12_u32 {
                 let of_part = rows.of(part);

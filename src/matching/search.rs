@@ -33,8 +33,8 @@ pub struct PartIndex {
     hot_is_all: bool,
     /// With the digest of its file.
     pub(super) fit: Option<(Fit, Digest)>,
-    /// Made when first asked for: only a fit weighs all templates of a part.
-    part_rows: OnceLock<PartRows>,
+    /// Views of the catalogue and taught ones, apart. Made when first asked for: only a fit weighs all of a part.
+    part_rows: OnceLock<[PartRows; 2]>,
 }
 
 impl PartIndex {
@@ -142,17 +142,25 @@ impl PartIndex {
 
     /// How alike `query`, of length 1, is to all templates of the candidate's part.
     fn likeness(&self, query: &[f32], candidate: &Candidate, delta: &DeltaView<'_>) -> Option<f32> {
-        let ids = &self.generation.ids;
-        let rows = self.part_rows.get_or_init(|| PartRows::new(ids.parts(), ids.part_count()));
-        let is_taught = |row: &u32| ids.get(*row).is_some_and(|(view, _)| view.view.starts_with(LEARNED_VIEW_PREFIX));
-        let (taught, catalogue): (Vec<u32>, Vec<u32>) = rows.of(candidate.part).iter().partition(|row| is_taught(row));
-        let cosines = |rows: Vec<u32>| {
-            rows.into_iter().filter_map(|row| {
+        let [catalogue, taught] = self.part_rows().each_ref().map(|rows| {
+            rows.of(candidate.part).iter().filter_map(|&row| {
                 let at = row as usize * query.len();
                 Some(cosine(query, self.generation.l2().get(at..at + query.len())?))
             })
-        };
-        likeness(cosines(catalogue), cosines(taught).chain(delta.cosines(query, candidate.part)))
+        });
+        likeness(catalogue, taught.chain(delta.cosines(query, candidate.part)))
+    }
+
+    fn part_rows(&self) -> &[PartRows; 2] {
+        self.part_rows.get_or_init(|| {
+            let ids = &self.generation.ids;
+            let is_taught = |row| ids.get(row).is_some_and(|(view, _)| view.view.starts_with(LEARNED_VIEW_PREFIX));
+            let of = |taught: bool| {
+                let parts = ids.parts().iter().zip(0_u32..);
+                parts.map(move |(&part, row)| if is_taught(row) == taught { part } else { u32::MAX })
+            };
+            [PartRows::new(of(false), ids.part_count()), PartRows::new(of(true), ids.part_count())]
+        })
     }
 
     /// Check that embeddings of this model belong to this index.
@@ -255,6 +263,9 @@ impl PartIndex {
     /// holds the index.
     pub fn warm(&self) {
         self.generation.warm();
+        if self.fit.is_some() {
+            self.part_rows();
+        }
     }
 
     /// The same index with a copy of the cold tier in memory, to measure what mapping it costs.
