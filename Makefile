@@ -7,7 +7,7 @@ STATE ?= var/demo
 # A fresh clone lacks the bench peers' Python; `make bench` makes its own.
 BENCH_VENV := .cache/bench-venv
 
-.PHONY: help setup build demo test faults lint doc deny bench install clean
+.PHONY: help setup build demo test faults fuzz lint doc deny bench install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,14 @@ FAULT_CYCLES ?= 1000
 faults: ## kill, cut, fill and tear in the long run (FAULT_CYCLES=1000; docs/reliability.md)
 	@scripts/setup.sh test
 	@LOUPE_FAULT_CYCLES=$(FAULT_CYCLES) cargo test $(CARGO_FLAGS) --test faults -- --nocapture --test-threads=1
+
+# Seconds for each target.
+FUZZ_S ?= 60
+
+fuzz: setup ## every fuzz target under AddressSanitizer (FUZZ_S=60; needs a nightly compiler and cargo-fuzz)
+	@LOUPE_FUZZ_CORPUS=fuzz/corpus cargo test $(CARGO_FLAGS) --test fuzz
+	@cp Cargo.lock fuzz/Cargo.lock
+	@for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_S) -max_len=65536 -timeout=20 -rss_limit_mb=4096 || exit 1; done
 
 lint: setup ## formatting and clippy, warnings denied
 	@cargo fmt --all --check

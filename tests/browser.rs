@@ -59,6 +59,23 @@ fn the_page_shows_the_verdict_of_the_last_inspection() {
     let Some(mut browser) = Browser::open(&url, &folder.path().join("profile")) else { return };
     // The page's script sets its title to the current verdict once the first inspection has reached it.
     browser.until("document.title === 'FAIL · Loupe'");
+
+    let ledger = |delivered: u32, is_balanced: bool| {
+        let counters = format!(
+            "{{captured: 8, decided: 7, refused: 1, refused_by_reason: {{}}, in_flight: 0, dropped: 0, committed: 7, \
+             delivered: {delivered}, pending: 1, quarantined: 1, is_capture_balanced: true, is_ledger_balanced: {is_balanced}}}"
+        );
+        let draw = format!("drawCounters({{counters: {counters}, frames_per_second: 1, uptime_s: 1, version: ''}})");
+        format!("({draw}, document.getElementById('balance-ledger').textContent)")
+    };
+    let set_aside = browser.value(&ledger(5, true)).as_str().unwrap().to_owned();
+    assert!(set_aside.contains("set aside1") && set_aside.ends_with("✓ balanced"), "{set_aside}");
+    let lost = browser.value(&ledger(4, false)).as_str().unwrap().to_owned();
+    assert!(lost.ends_with("does not balance"), "{lost}");
+    let sure = "{probability: 0.921, required_probability: 0.99, unknown_probability: 0.03, top_k: []}";
+    let said = browser.value(&format!("surenessOf({sure})"));
+    assert_eq!(said, "92.1 % sure, 99.0 % asked; 3.0 % no part of the catalogue");
+    assert_eq!(browser.value("surenessOf({similarity: 0.9})"), "", "an index without a fit is sure of nothing");
 }
 
 /// The line goes on while somebody types: what they say is stored of the inspection they looked at.

@@ -7,7 +7,7 @@ use loupe::matching::{
     AcceptRule, BuildOptions, Delta, Embedding, Fit, FitRow, Groups, IndexBuilder, Learning, PartIndex, Seen, Shape,
     ShapesBuilder, Sizes, Template, fitting, learned_view, turned_views,
 };
-use loupe::types::{BoundingBox, Digest, Image, InspectionId, LearnedTemplate, MatchEvidence, SizeMm};
+use loupe::types::{BoundingBox, Digest, Foreshortening, Image, InspectionId, LearnedTemplate, MatchEvidence, SizeMm};
 
 const DIM: usize = 16;
 const EVERYTHING: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
@@ -27,7 +27,7 @@ fn centre(part: usize) -> Vec<f32> {
 }
 
 fn seen(size_mm: Option<SizeMm>) -> Seen {
-    Seen { size_mm, shape: None }
+    Seen { size_mm, ..Seen::default() }
 }
 
 fn build(dir: &Path, parts: usize) {
@@ -68,7 +68,7 @@ fn fitted(dir: &Path, with_size: bool) -> Fit {
         .iter()
         .zip(&truth)
         .map(|(answer, (part_id, size))| {
-            let scored = index.scored(&answer.top_k, &Seen { size_mm: with_size.then_some(*size), shape: None });
+            let scored = index.scored(&answer.top_k, &seen(with_size.then_some(*size)));
             let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
             FitRow { part_id: part_id.clone(), candidates: names.zip(scored).collect() }
         })
@@ -98,6 +98,27 @@ fn true_size_names_the_part_that_looks_alone_leave_open() {
     assert!(fused.top_k.len() <= 5 && fused.probability == fused.top_k[0].probability);
     assert!(fused.required_probability.is_some() && fused.top_k[0].size_log.is_some());
     assert!(fused.shares_group && fused.margin >= 0.0);
+}
+
+#[test]
+fn how_much_a_picture_shows_decides_which_size_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), 20);
+    fitted(dir.path(), true);
+    let index = PartIndex::open(dir.path()).unwrap();
+    let (vectors, _) = views(4, 20, 1);
+    let answer = index.search_exact(&vectors).unwrap().remove(0);
+    // 20 mm are seen: all of the short part, or half of the long one, as the embedder says.
+    let size_mm = Some(SizeMm { long: 20.0, short: 8.2 });
+    let named = |diagonal_mm: f32| {
+        let e = (20.0 / diagonal_mm).ln();
+        let logit = |bin: u8| if (f32::from(bin) * 0.05 - 1.6 - e).abs() < 0.03 { 9.0 } else { 0.0 };
+        let foreshortening = Foreshortening::of_logits([-1.6, 0.15], &(0..36).map(logit).collect::<Vec<f32>>());
+        assert!(foreshortening.is_some());
+        index.fuse(answer.clone(), &Seen { size_mm, foreshortening, shape: None }).part_id
+    };
+    let diagonal = |length: f32| (length * length + 2.0 * 64.0).sqrt();
+    assert_eq!((named(diagonal(20.0)), named(diagonal(40.0))), ("0".to_owned(), "1".to_owned()));
 }
 
 #[test]
@@ -161,7 +182,7 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
         let image = wing(is_right, rng.u32(40..60), rng.u8(150..255), rng.u8(0..100));
         let shape = Some(Shape::of(&image, &BoundingBox::whole(60, image.height_px())));
         let vector: Vec<f32> = centre(0).iter().map(|v| v + (rng.f32() - 0.5) * 0.1).collect();
-        (vector, Seen { size_mm: None, shape }, if is_right { "right" } else { "left" })
+        (vector, Seen { shape, ..Seen::default() }, if is_right { "right" } else { "left" })
     };
     let items: Vec<_> = (0..120).map(|at| item(at % 3 == 0)).collect();
     let index = PartIndex::open(dir.path()).unwrap();

@@ -1,5 +1,6 @@
 //! A short run of the fuzz targets on mutated real files, bounded by cases: `LOUPE_FUZZ_CASES=20000` for a long one,
 //! `LOUPE_FUZZ_SEED` to repeat one. What it prints on a failure is the seed, and the bytes lie in the target folder.
+//! `LOUPE_FUZZ_CORPUS=fuzz/corpus` writes down what it begins with instead, for cargo-fuzz (`make fuzz`).
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -7,6 +8,9 @@ mod targets;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+
+use loupe::matching::{BuildOptions, Embedding, FitRow, IndexBuilder, PartIndex, Scored, Sizes, Template, fitting};
+use loupe::types::Digest;
 
 /// Cases of each target where the environment does not say.
 const CASES: u64 = 400;
@@ -74,6 +78,14 @@ fn mutate(random: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
 fn run(name: &str, seeds: &[Vec<u8>], target: fn(&[u8])) {
     let (cases, seed) = (setting("LOUPE_FUZZ_CASES", CASES), setting("LOUPE_FUZZ_SEED", 1));
     assert!(!seeds.is_empty());
+    if let Ok(corpus) = std::env::var("LOUPE_FUZZ_CORPUS") {
+        let folder = root().join(corpus).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        return seeds
+            .iter()
+            .enumerate()
+            .for_each(|(at, bytes)| fs::write(folder.join(format!("seed-{at}")), bytes).unwrap());
+    }
     seeds.iter().for_each(|bytes| target(bytes));
     let mut random = fastrand::Rng::with_seed(seed);
     for case in 0..cases {
@@ -127,6 +139,50 @@ fn decoders() {
         })
         .collect();
     run("decoders", &seeds, targets::decoders);
+}
+
+#[test]
+fn index_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedding =
+        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 64, crop_margin_ratio: 0.0 };
+    let sizes = (0..6).map(|part| (part.to_string(), [16.0, 9.6, 8.0])).collect();
+    let mut builder = IndexBuilder::new(8, embedding, BuildOptions::default()).with_sizes(Sizes::new(sizes).unwrap());
+    let mut random = fastrand::Rng::with_seed(3);
+    for part in 0..6 {
+        let vector: Vec<f32> = (0..8).map(|_| random.f32() - 0.5).collect();
+        let color_id = (part % 2 == 0).then(|| "71".to_owned());
+        builder.push(Template { part_id: part.to_string(), color_id, view: "top".to_owned() }, &vector).unwrap();
+    }
+    builder.build(dir.path()).unwrap();
+    let index = PartIndex::open(dir.path()).unwrap();
+    let generation = dir.path().join(index.generation_name());
+    let scored = |similarity| Scored {
+        similarity,
+        likeness: Some(similarity),
+        size_log: None,
+        shape: None,
+        pair: 0.0,
+        is_rival: false,
+    };
+    let row = |part: usize| FitRow {
+        part_id: part.to_string(),
+        candidates: vec![(part.to_string(), scored(0.9)), ("other".to_owned(), scored(0.4))],
+    };
+    let rows: Vec<FitRow> = (0..60).map(row).collect();
+    let fit = fitting::fit(index.generation_sha256(), &rows, 0.1, 0.01).unwrap();
+    let fit = fit.store(dir.path(), &index.generation_name()).unwrap();
+    let files = [generation.join("manifest.json"), generation.join("sizes.csv"), fit, generation.join("ids.bin")];
+    let seed = |(which, path): (u8, &PathBuf)| [vec![which], fs::read(path).unwrap()].concat();
+    run("index", &(0..).zip(&files).map(seed).collect::<Vec<_>>(), targets::index);
+}
+
+#[test]
+fn catalogues() {
+    let json = r#"{"parts":[{"part_id":"3005","name":"Brick 1 x 1","size_x_mm":8.0}],"colors":[{"color_id":"71","name":"Grey","rgb":"A3A2A4"}]}"#;
+    let csv =
+        "part_num,name,category,confusion_group,size_x_ldu\n3005,\"Brick 1 x 1\",Brick,g,20.0\n3004,브릭,Brick,,40\n";
+    run("catalogue", &[format!("\0{csv}").into_bytes(), format!("\u{1}{json}").into_bytes()], targets::catalogue);
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! cargo-fuzz drives them without end (`fuzz_targets/`, a nightly compiler); `tests/fuzz.rs` of the program drives the same
 //! functions a bounded number of times in every test run, on mutated real files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use loupe::inference::{ModelManifest, RawOutputs, RawTensor};
 use loupe::locate::coco::{CocoFile, Evaluator};
 use loupe::locate::decode_outputs;
+use loupe::matching::{Fit, LEARNED_VIEW_PREFIX, Manifest, Sizes, TemplateIds};
+use loupe::types::Catalogue;
 
 /// Any bytes as a picture file.
 ///
@@ -78,4 +80,45 @@ pub fn decoders(bytes: &[u8]) {
 pub fn recipe(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     drop(loupe::config::Recipe::parse(Path::new("recipe.toml"), text.to_owned()));
+}
+
+/// `bytes` as a file of this process's own folder, for what reads files only.
+fn file_of(name: &str, bytes: &[u8]) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("loupe-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the case");
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("a file of the case");
+    path
+}
+
+/// Any bytes as one of the small files of an index generation; the first byte chooses which.
+///
+/// # Panics
+/// When a table of templates has another number of parts or hot rows than it can answer for.
+pub fn index(bytes: &[u8]) {
+    let [which, rest @ ..] = bytes else { return };
+    match which % 4 {
+        0 => drop(Manifest::parse(rest)),
+        1 => drop(Sizes::parse(rest)),
+        2 => drop(Fit::parse(rest, Path::new("fit.json"))),
+        _ => {
+            if let Ok(ids) = TemplateIds::open(&file_of("ids.bin", rest)) {
+                assert!(ids.hot().iter().all(|&row| (row as usize) < ids.len()));
+                ids.write_csv(std::io::sink()).expect("nothing is written");
+                let rows = 0..u32::try_from(ids.len()).unwrap_or(u32::MAX);
+                for (template, part) in rows.filter_map(|row| ids.get(row)) {
+                    assert_eq!(ids.part_name(part), Some(template.part_id));
+                    assert!(ids.number_of(template.part_id).is_some());
+                    assert_eq!(ids.has_learned(template.view), template.view.starts_with(LEARNED_VIEW_PREFIX));
+                }
+            }
+        }
+    }
+}
+
+/// Any bytes as a file of a catalogue: CSV, or JSON where the first byte is odd.
+pub fn catalogue(bytes: &[u8]) {
+    let [which, rest @ ..] = bytes else { return };
+    let path = file_of(if which % 2 == 0 { "parts.csv" } else { "catalog.json" }, rest);
+    drop(loupe::catalogue::read(&path, &Catalogue::default()));
 }

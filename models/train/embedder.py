@@ -1,4 +1,5 @@
-"""The part embedder: MobileNetV2 up to its last inverted residual, generalised-mean pooling, 256 values of length 1."""
+"""The part embedder: MobileNetV2 up to its last inverted residual, generalised-mean pooling, 256 values of length 1; and
+what else is read from the pooled values: how much of the part's diagonal the picture shows."""
 import pathlib
 import sys
 
@@ -7,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+# ln(longer side of the box / diagonal of the part) at the centres of the first and the last bin
+RANGE, BINS = (-1.6, 0.15), 36
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -21,11 +24,19 @@ class Embedder(nn.Module):
         self.norm = nn.BatchNorm1d(dim)
 
     def forward(self, images):
+        return F.normalize(self.norm(self.head(self.pooled(images))))
+
+    def pooled(self, images):
+        """[n, 320]"""
         x = self.blocks(images).float().clamp(min=0) + 1e-4
         p = self.power.clamp(1, 6)
         # Generalised mean (Radenović et al. 2018, eq. 2)
-        x = F.adaptive_avg_pool2d(x.pow(p), 1).flatten(1).pow(1 / p)
-        return F.normalize(self.norm(self.head(x)))
+        return F.adaptive_avg_pool2d(x.pow(p), 1).flatten(1).pow(1 / p)
+
+
+def foreshortening():
+    """[n, 320] pooled → logits [n, BINS]."""
+    return nn.Sequential(nn.BatchNorm1d(320), nn.Linear(320, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, BINS))
 
 
 def pretrained(wheel, dim=256):

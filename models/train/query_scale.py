@@ -81,4 +81,5 @@ def main():
         w.writerows(rows)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,8 +3,8 @@
     render.py --tools DIR --geometry DIR --parts parts.csv --out views/ --salt loupe-1 --views 44 --top 12
 
 `--tools` is the folder with the LDraw renderer (ldrender.py), `--geometry` the LDraw part files it reads.
-One file a part: views/PART.npz with `views` [n, size, size, 5] uint8 (r, g, b premultiplied, coverage, shadow)
-and `pose` [n]. Views are drawn from a generator seeded with the part number and the salt, so a run can be
+One file a part: views/PART.npz with `views` [n, size, size, 5] uint8 (r, g, b premultiplied, coverage, shadow),
+`pose` [n] and `px_per_mm` [n], the scale at the part's middle. Views are drawn from a generator seeded with the part number and the salt, so a run can be
 repeated, and a salt that is not empty never repeats the views of a set rendered without one.
 Run several at once with --shard i/n; a part whose file is there is skipped.
 """
@@ -15,6 +15,11 @@ import os
 import sys
 
 import numpy as np
+
+from query_scale import MM_PER_LDU, px_per_ldu
+
+
+FILL = 0.86  # of the picture's side that the part takes
 
 
 def arguments():
@@ -53,16 +58,18 @@ def light(ld, rng):
 
 def view(ld, renderer, rng, mesh, size, colours, top):
     pose = rest_pose(ld, rng, mesh)
-    renderer.set_mesh(mesh, int(rng.choice(colours)), ld.rot("y", rng.uniform(0, 360)) @ ld.POSES[pose])
+    colour, rotation = int(rng.choice(colours)), ld.rot("y", rng.uniform(0, 360)) @ ld.POSES[pose]
+    renderer.set_mesh(mesh, colour, rotation)
     renderer.set_lights(*light(ld, rng))
     if top:
         camera, up, field = ld.sph(0, rng.uniform(86, 89.5)), np.array([0, 0, -1.0]), rng.uniform(10, 24)
     else:
         camera, up, field = ld.sph(0, rng.uniform(18, 84)), np.array([0, 1.0, 0]), rng.uniform(16, 50)
     rgb, alpha, shadow, _ = renderer.shot(
-        camera, up, field, size, size, fill=0.86, ground=True, expo=rng.uniform(0.85, 1.2), gloss=rng.uniform(0.5, 1.3))
+        camera, up, field, size, size, fill=FILL, ground=True, expo=rng.uniform(0.85, 1.2), gloss=rng.uniform(0.5, 1.3))
     stack = np.dstack([rgb, alpha, shadow])
-    return (np.clip(stack, 0, 1) * 255 + 0.5).astype("u1"), pose
+    scale = px_per_ldu(ld, mesh, rotation, camera, up, field, size, FILL) / MM_PER_LDU
+    return (np.clip(stack, 0, 1) * 255 + 0.5).astype("u1"), pose, scale
 
 
 def main():
@@ -83,7 +90,7 @@ def main():
         rng = np.random.default_rng(int(hashlib.md5((part + a.salt).encode()).hexdigest()[:8], 16))
         mesh = ld.Mesh(part)
         shots = [view(ld, renderer, rng, mesh, a.size, colours, k >= a.views) for k in range(a.views + a.top)]
-        np.savez(path + ".part", views=np.stack([s[0] for s in shots]), pose=np.array([s[1] for s in shots]))
+        np.savez(path + ".part", views=np.stack([s[0] for s in shots]), pose=np.array([s[1] for s in shots]), px_per_mm=np.array([s[2] for s in shots]))
         os.replace(path + ".part.npz", path)
         if i % 20 == shard:
             print(f"{i} of {len(parts)} parts", flush=True)

@@ -30,7 +30,7 @@ from views import Catalogue, ground, letterbox, picture
 def arguments():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--wheel", required=True)
-    a.add_argument("--views")
+    a.add_argument("--views", nargs="+", help="folders of render.py; sharper views count by their pixels")
     a.add_argument("--templates")
     a.add_argument("--parts", help="CSV (part_num, confusion_group): parts that are told apart by a loss of their own")
     a.add_argument("--group-share", type=float, default=0.5, help="weight of that loss")
@@ -64,15 +64,17 @@ class Draws(torch.utils.data.IterableDataset):
         cv2.setNumThreads(0)
         rng = np.random.default_rng(self.seed)
         grounds = [ground(rng) for _ in range(300)]
-        views = [[] for _ in self.catalogue.parts]
+        views, pixels = [[] for _ in self.catalogue.parts], [[] for _ in self.catalogue.parts]
         for entry in self.catalogue.index:
             views[entry[0]].append(entry)
+            pixels[entry[0]].append(self.catalogue.sprite(rng, entry)[1].size)
+        pixels = [np.array(p) / sum(p) for p in pixels]
         while True:
             images = np.empty((self.batch, self.px.value, self.px.value, 3), "u1")
             share = self.weight.numpy().astype("f8")
             labels = rng.choice(len(views), self.batch, p=share / share.sum())
             for k, c in enumerate(labels):
-                entry = views[c][rng.integers(len(views[c]))]
+                entry = views[c][rng.choice(len(views[c]), p=pixels[c])]
                 images[k] = picture(rng, self.catalogue, entry, images.shape[1], grounds)
             yield torch.from_numpy(images), torch.from_numpy(labels)
 
@@ -199,4 +201,5 @@ def main():
         print(f"end {step} steps: top-1 {top1:.3f}, top-5 {top5:.3f}", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,14 +15,16 @@ PAD = 114  # grey around a crop that is not square; the same as the model manife
 
 
 class Catalogue:
-    """Views by part, in memory. `parts[i]` is the name of class i."""
+    """Views by part, in memory, of one folder of renders or of several. `parts[i]` is the name of class i."""
 
-    def __init__(self, rendered=None, templates=None):
-        self.rendered, pictures = {}, defaultdict(list)
-        if rendered:
-            for name in sorted(os.listdir(rendered)):
+    def __init__(self, rendered=(), templates=None):
+        self.rendered, self.px_per_mm, pictures = defaultdict(list), defaultdict(list), defaultdict(list)
+        for folder in [rendered] if isinstance(rendered, str) else rendered or ():
+            for name in sorted(os.listdir(folder)):
                 if name.endswith(".npz"):
-                    self.rendered[name[:-4]] = np.load(f"{rendered}/{name}")["views"]
+                    found = np.load(f"{folder}/{name}")
+                    self.rendered[name[:-4]] += list(found["views"])
+                    self.px_per_mm[name[:-4]] += list(found["px_per_mm"] if "px_per_mm" in found else np.full(len(found["views"]), np.nan))
         if templates:
             root = os.path.dirname(templates)
             with open(templates, newline="") as f:
@@ -95,7 +97,7 @@ def ground(rng, size=192):
 
 
 def placement(rng, coverage, px, calm):
-    """Matrix sprite → picture after a random turn, tilt and box, and the box in the picture."""
+    """Matrix sprite → picture after a random turn, tilt and box, the box in the picture, and its longer side in the sprite."""
     h, w = coverage.shape
     hull = cv2.convexHull(cv2.findNonZero((coverage > 127).astype("u1"))).astype("f4")
     turn = rng.uniform(-180, 180) if rng.random() < (0.2 if calm else 0.5) else rng.normal(0, 8)
@@ -113,14 +115,17 @@ def placement(rng, coverage, px, calm):
     scale = px / size.max()
     pad = (px - size * scale) / 2
     m = np.array([[scale, 0, pad[0] - lo[0] * scale], [0, scale, pad[1] - lo[1] * scale], [0, 0, 1]]) @ m
-    return m, (np.round(pad).astype(int), np.round(px - pad).astype(int))
+    middle = np.float32([[[w / 2, h / 2]], [[w / 2 + 8, h / 2]], [[w / 2, h / 2 + 8]]])
+    o, x, y = cv2.perspectiveTransform(middle, m)[:, 0]
+    grown = np.sqrt(abs((x - o)[0] * (y - o)[1] - (x - o)[1] * (y - o)[0])) / 8
+    return m, (np.round(pad).astype(int), np.round(px - pad).astype(int)), px / max(grown, 1e-6)
 
 
 def disturb(rng, image):
     """What camera, light and compression do to a picture; u8 in and out."""
     px = image.shape[0]
-    if rng.random() < 0.35:
-        k = rng.uniform(0.4, 0.85)
+    if rng.random() < 0.5:
+        k = rng.uniform(0.4, 0.9)
         image = cv2.resize(cv2.resize(image, None, fx=k, fy=k, interpolation=cv2.INTER_AREA), (px, px))
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.25, 1.1))
@@ -153,10 +158,34 @@ def recolour(rng, colour):
     return np.clip(out, 0, 255)
 
 
+def neighbour(rng, catalogue, image):
+    """Another part that reaches in over the border, as in a heap; u8 in and out."""
+    px = image.shape[0]
+    part = catalogue.parts[rng.integers(len(catalogue.parts))]
+    if part not in catalogue.rendered:
+        return image
+    view = catalogue.rendered[part][rng.integers(len(catalogue.rendered[part]))]
+    size = view.shape[0]
+    m = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(-180, 180), px * rng.uniform(0.3, 1.0) / size)
+    along, away = rng.uniform(0, px), rng.uniform(-0.12, 0.25) * px
+    centre = [(along, -away), (along, px + away), (-away, along), (px + away, along)][rng.integers(4)]
+    m[:, 2] += np.array(centre) - size / 2
+    over = cv2.warpAffine(np.ascontiguousarray(view[..., 3::-1]), m, (px, px)).astype("f4")  # coverage, b, g, r
+    if over[..., 0].mean() > 60:  # hides too much of what is asked
+        return image
+    over = over[..., [1, 2, 3, 0]]
+    return np.clip(recolour(rng, over[..., :3]) + image * (1 - over[..., 3:] / 255), 0, 255).astype("u1")
+
+
 def picture(rng, catalogue, entry, px, grounds):
     """One training picture, [px, px, 3] u8 BGR, letterboxed as a query is."""
+    return drawn(rng, catalogue, entry, px, grounds)[0]
+
+
+def drawn(rng, catalogue, entry, px, grounds):
+    """A training picture and the longer side of its box, mm; that is not a number where the view's scale is not known."""
     colour, coverage, shadow, own_ground = catalogue.sprite(rng, entry)
-    m, (lo, hi) = placement(rng, coverage, px, own_ground)
+    m, (lo, hi), long_px = placement(rng, coverage, px, own_ground)
     size = (px, px)
     if own_ground:
         edge = tuple(int(v) for v in colour[0, 0])
@@ -174,7 +203,11 @@ def picture(rng, catalogue, entry, px, grounds):
         under = some_ground(rng, grounds, px) * (1 - dark * rng.uniform(0.4, 0.95))
         image = (recolour(rng, view[..., :3]) if rng.random() < 0.6 else view[..., :3]) + (1 - alpha) * under
         image = np.clip(image, 0, 255).astype("u1")
-    if rng.random() < 0.15:  # a neighbour's corner over the box
+    crowd = rng.random()
+    if crowd < 0.2 and catalogue.rendered:
+        for _ in range(int(rng.integers(1, 3))):
+            image = neighbour(rng, catalogue, image)
+    elif crowd < 0.3:  # something even over a corner of the box
         w, h = (rng.uniform(0.1, 0.35, 2) * px).astype(int)
         x, y = rng.integers(0, px - w), rng.integers(0, px - h)
         if rng.random() < 0.5:
@@ -185,7 +218,8 @@ def picture(rng, catalogue, entry, px, grounds):
     image = disturb(rng, image)
     boxed = np.full_like(image, PAD)
     boxed[lo[1] : hi[1], lo[0] : hi[0]] = image[lo[1] : hi[1], lo[0] : hi[0]]
-    return boxed
+    c, rendered, k = entry
+    return boxed, long_px / catalogue.px_per_mm[catalogue.parts[c]][k] if rendered else np.nan
 
 
 def some_ground(rng, grounds, px):

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::index::{Known, embed_known, query_of};
+use super::index::{Known, embed_known};
 use crate::matching::{FitRow, Scorer, fitting};
 
 #[derive(Debug, clap::Args)]
@@ -44,14 +44,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
-    let Known { index, rows, vectors, shapes } = known;
+    let Known { index, rows, vectors, seen } = known;
     let answers = index.search_exact(&vectors)?;
     let fit_rows: Vec<FitRow> = rows
         .iter()
-        .zip(shapes)
+        .zip(&seen)
         .zip(&answers)
-        .map(|((row, shape), answer)| {
-            let scored = index.scored(&answer.top_k, &query_of(row, shape).seen);
+        .map(|((row, seen), answer)| {
+            let scored = index.scored(&answer.top_k, seen);
             let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
             FitRow { part_id: row.part_num.clone(), candidates: names.zip(scored).collect() }
         })

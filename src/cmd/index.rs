@@ -12,7 +12,7 @@ use super::index_admin::{self, CompactArgs, RollbackArgs, StatsArgs, SwitchArgs}
 use super::index_bench::{self, BenchArgs};
 use super::{Failure, evidence};
 use crate::capture;
-use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
+use crate::inference::{FeatureModel, Looks, ModelManifest, ProviderPlan, Runtime};
 use crate::ledger::LedgerReader;
 use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
@@ -282,10 +282,10 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
         }
         grown_within(foreground(image), margin, image)
     };
-    let vectors = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
+    let looks = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
     let builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
     let mut builder = builder.with_shapes(shapes);
-    for (row, vector) in rows.into_iter().zip(vectors.chunks_exact(dim)) {
+    for (row, vector) in rows.into_iter().zip(looks.embeddings.chunks_exact(dim)) {
         builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
     }
     for template in learned {
@@ -348,8 +348,9 @@ fn count_moves(before: &Outline, after: &Outline, moves: &mut Moves) {
 fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     set_threads(1);
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
-    let Known { index, rows, vectors, shapes } = known;
-    let queries: Vec<Query<'_>> = rows.iter().zip(shapes).map(|(row, shape)| query_of(row, shape)).collect();
+    let Known { index, rows, vectors, seen } = known;
+    let queries: Vec<Query<'_>> =
+        rows.iter().zip(seen).map(|(row, seen)| Query { part_id: &row.part_num, seen }).collect();
     let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
     let result = evaluate(&index, &vectors, &queries, rule)?;
     if args.json {
@@ -409,8 +410,8 @@ pub(super) struct Known {
     pub rows: Vec<QueryRow>,
     /// `[rows, dim]`.
     pub vectors: Vec<f32>,
-    /// Of each row, where the index compares any.
-    pub shapes: Vec<Option<Shape>>,
+    /// What else is known of each row.
+    pub seen: Vec<Seen>,
 }
 
 /// Open the index in `dir` and embed the pictures of the CSV file `queries`, which start from the folder `root`.
@@ -437,14 +438,15 @@ pub(super) fn embed_known(
         shapes.push((!index.shapes().is_empty()).then(|| Shape::of(image, &rows[at].bbox)));
         grown_within(rows[at].bbox, embedding.crop_margin_ratio, image)
     };
-    let vectors = embed_all(&mut model, &sources, area, embedding.input_px, queries)?;
-    Ok(Known { index, rows, vectors, shapes })
-}
-
-/// What a row of the queries shows, with its shape, and its true size where the file has the scale.
-pub(super) fn query_of(row: &QueryRow, shape: Option<Shape>) -> Query<'_> {
-    let size_mm = row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale));
-    Query { part_id: &row.part_num, seen: Seen { size_mm, shape } }
+    let looks = embed_all(&mut model, &sources, area, embedding.input_px, queries)?;
+    let margin = 1.0 + 2.0 * embedding.crop_margin_ratio;
+    let seen = rows.iter().zip(looks.foreshortenings).zip(shapes).map(|((row, shown), shape)| Seen {
+        size_mm: row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale)),
+        foreshortening: shown.map(|shown| shown.of_inner(margin)),
+        shape,
+    });
+    let seen = seen.collect();
+    Ok(Known { index, rows, vectors: looks.embeddings, seen })
 }
 
 /// What a build is doing, on standard error when that is a terminal.
@@ -484,10 +486,10 @@ fn embed_all(
     mut area: impl FnMut(usize, &Image) -> BoundingBox,
     input_px: u32,
     csv: &Path,
-) -> anyhow::Result<Vec<f32>> {
+) -> anyhow::Result<Looks> {
     let progress = ProgressBar::with_draw_target(Some(sources.len() as u64), ProgressDrawTarget::stderr());
     progress.set_style(ProgressStyle::with_template("embedding {bar:40} {pos}/{len} {eta}")?);
-    let mut vectors = Vec::with_capacity(sources.len() * model.embedding_dim());
+    let mut looks = Looks::default();
     let mut faults = Vec::new();
     for (batch_index, batch) in sources.chunks(EMBED_BATCH).enumerate() {
         let mut images = Vec::with_capacity(batch.len());
@@ -503,12 +505,14 @@ fn embed_all(
         // After the first fault the rest is only read, to report all at once.
         if faults.is_empty() {
             let crops: Vec<(&Image, BoundingBox)> = images.iter().map(|(image, area)| (image, *area)).collect();
-            vectors.extend(model.embed(&crops, input_px).context("could not embed the pictures")?);
+            let more = model.look(&crops, input_px).context("could not embed the pictures")?;
+            looks.embeddings.extend(more.embeddings);
+            looks.foreshortenings.extend(more.foreshortenings);
         }
         progress.inc(batch.len() as u64);
     }
     progress.finish_and_clear();
-    if faults.is_empty() { Ok(vectors) } else { Err(CatalogueError { path: csv.to_owned(), faults }.into()) }
+    if faults.is_empty() { Ok(looks) } else { Err(CatalogueError { path: csv.to_owned(), faults }.into()) }
 }
 
 fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {

@@ -241,7 +241,11 @@ struct CountersView {
     delivered: u64,
     pending: u64,
     quarantined: u64,
-    /// `captured ≥ decided + refused` and `committed = delivered + pending + quarantined`.
+    /// `captured ≥ decided + refused`.
+    is_capture_balanced: bool,
+    /// `committed = delivered + pending + quarantined`.
+    is_ledger_balanced: bool,
+    /// Both.
     is_balanced: bool,
 }
 
@@ -294,6 +298,8 @@ impl CountersView {
     fn of(snapshot: Snapshot) -> Self {
         let refused: u64 = snapshot.refused.values().sum();
         let done = snapshot.decided + refused;
+        let is_capture_balanced = snapshot.captured >= done;
+        let is_ledger_balanced = snapshot.committed == snapshot.delivered + snapshot.pending + snapshot.quarantined;
         Self {
             captured: snapshot.captured,
             decided: snapshot.decided,
@@ -305,8 +311,9 @@ impl CountersView {
             delivered: snapshot.delivered,
             pending: snapshot.pending,
             quarantined: snapshot.quarantined,
-            is_balanced: snapshot.captured >= done
-                && snapshot.committed == snapshot.delivered + snapshot.pending + snapshot.quarantined,
+            is_capture_balanced,
+            is_ledger_balanced,
+            is_balanced: is_capture_balanced && is_ledger_balanced,
         }
     }
 }

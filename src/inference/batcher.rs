@@ -14,12 +14,13 @@
 //!
 //! Invariants: every request is answered; each gets its own pictures' rows in its own order. A batch that fails for a
 //! reason other than its device is run again one request at a time, so that a bad input fails alone; a graph that keeps
-//! failing in batches is run one request at a time from then on.
+//! failing in batches is run one request at a time from then on. A thread whose session is lost takes no request while
+//! another has one.
 //! Thread: one a session. Overload: workers wait, each with one request, so the queue cannot grow.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use tracing::warn;
 
 use super::InferenceError;
 use super::health::ModelHealth;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, LOOK_INTERVAL};
 use super::manifest::OutputSpec;
 use super::outputs::{Output, Wanted};
 use super::preprocess::View;
@@ -123,8 +124,9 @@ struct Answer {
 /// The workers' end of one model's threads.
 #[derive(Debug)]
 pub(super) struct Batcher {
-    /// `None` only while it is dropped.
+    /// `None` only while it is dropped; so is `alive`, which threads without a session look at.
     queue: Option<Sender<Request>>,
+    alive: Option<Arc<()>>,
     threads: Vec<JoinHandle<()>>,
     facts: Arc<Facts>,
     limits: BatchLimits,
@@ -152,18 +154,20 @@ impl Batcher {
         health: &ModelHealth,
     ) -> Result<Arc<Self>, InferenceError> {
         let facts = Arc::clone(first.facts());
-        let senders = Arc::new(AtomicUsize::new(0));
+        let (senders, alive) = (Arc::new(AtomicUsize::new(0)), Arc::new(()));
         let (queue, requests) = bounded(BATCH_QUEUE_REQUESTS);
         let model = facts.manifest.name();
-        let (looms, line) = (1 + others.len(), Arc::new(Mutex::default()));
-        let start = |keeper: Arc<Keeper>| {
+        let line = Arc::new(Mutex::default());
+        let keepers: Arc<[Arc<Keeper>]> = std::iter::once(first).chain(others).collect();
+        let start = |keeper: &Arc<Keeper>| {
             let loom = Loom {
                 requests: requests.clone(),
                 line: Arc::clone(&line),
-                looms,
-                keeper,
+                keepers: Arc::clone(&keepers),
+                keeper: Arc::clone(keeper),
                 limits,
                 senders: Arc::clone(&senders),
+                batcher: Arc::downgrade(&alive),
                 health: health.clone(),
                 buffer: Pixels::U8(Vec::new()),
                 wanted: Vec::new(),
@@ -176,9 +180,9 @@ impl Batcher {
                 message: format!("its thread cannot be started: {error}"),
             })
         };
-        let threads = std::iter::once(first).chain(others).map(start).collect::<Result<Vec<_>, _>>()?;
+        let threads = keepers.iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let lanes = Mutex::default();
-        Ok(Arc::new(Self { queue: Some(queue), threads, facts, limits, lanes, senders }))
+        Ok(Arc::new(Self { queue: Some(queue), alive: Some(alive), threads, facts, limits, lanes, senders }))
     }
 
     /// A worker's access; `lane` tells the workers apart.
@@ -200,7 +204,7 @@ impl Batcher {
 
 impl Drop for Batcher {
     fn drop(&mut self) {
-        self.queue = None;
+        (self.queue, self.alive) = (None, None);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 warn!(model = self.facts.manifest.name(), "a thread that batches for this model died");
@@ -270,11 +274,13 @@ struct Loom {
     requests: Receiver<Request>,
     /// Requests that came and are in no batch yet. Whoever holds it gathers.
     line: Arc<Mutex<VecDeque<Request>>>,
-    /// Threads of this model.
-    looms: usize,
+    /// The sessions of this model, a thread each.
+    keepers: Arc<[Arc<Keeper>]>,
+    /// This thread's own.
     keeper: Arc<Keeper>,
     limits: BatchLimits,
     senders: Arc<AtomicUsize>,
+    batcher: Weak<()>,
     health: ModelHealth,
     /// The batch put together, kept between runs.
     buffer: Pixels,
@@ -287,9 +293,19 @@ struct Loom {
 
 impl Loom {
     fn run(mut self) {
-        while let Some(batch) = self.next_batch() {
+        loop {
+            // Without a session it would answer at once, and so take more requests than the others.
+            while !self.keeper.is_ready() && self.looms() > 0 && self.batcher.strong_count() > 0 {
+                std::thread::park_timeout(LOOK_INTERVAL);
+            }
+            let Some(batch) = self.next_batch() else { return };
             self.answer(batch);
         }
+    }
+
+    /// Threads of this model that have a session.
+    fn looms(&self) -> usize {
+        self.keepers.iter().filter(|keeper| keeper.is_ready()).count()
     }
 
     /// `None` when nobody can ask any more.
@@ -310,9 +326,10 @@ impl Loom {
     /// Wait for what may share the first request's batch.
     fn gather(&self, waiting: &mut VecDeque<Request>) {
         loop {
-            let share = self.senders.load(Ordering::SeqCst).div_ceil(self.looms).max(1);
+            let looms = self.looms().max(1);
+            let share = self.senders.load(Ordering::SeqCst).div_ceil(looms).max(1);
             // Beside others, half a share is enough to begin: the other half prepares its pictures meanwhile.
-            let enough = if self.looms == 1 { share } else { share.div_ceil(2) };
+            let enough = if looms == 1 { share } else { share.div_ceil(2) };
             waiting.extend(self.requests.try_iter().take(share.saturating_sub(waiting.len())));
             let Some(first) = waiting.front() else { return };
             let pictures: usize = waiting.iter().filter(|one| one.fits(first)).map(Request::pictures).sum();
@@ -320,7 +337,7 @@ impl Loom {
             if pictures >= self.pictures_max() || waiting.len() >= enough {
                 return;
             }
-            let left = self.patience(share).saturating_sub(first.watch.elapsed());
+            let left = self.patience(share, looms).saturating_sub(first.watch.elapsed());
             if left.is_zero() {
                 return;
             }
@@ -333,10 +350,10 @@ impl Loom {
 
     /// How long a request may wait for company: what its deadline leaves beside a full batch's run; beside others no longer
     /// than they run for, because then they take what comes.
-    fn patience(&self, share: usize) -> Duration {
+    fn patience(&self, share: usize, looms: usize) -> Duration {
         let run = |pictures: usize| Duration::from_secs_f64((self.picture_ms * pictures as f64).max(0.0) / 1_000.0);
         let left = self.limits.deadline.saturating_sub(run(self.pictures_max()));
-        if self.looms == 1 { left } else { left.min(run(share)) }
+        if looms == 1 { left } else { left.min(run(share)) }
     }
 
     /// The first request and those that fit it, in the order they came.

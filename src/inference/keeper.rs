@@ -7,6 +7,7 @@
 //! Thread: any may ask, one at a time runs; after a fault a thread `model-rebuild` opens the session and ends. Overload:
 //! callers wait for one another's runs, never for a rebuild.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::failpoint;
 use crate::limits::{MODEL_REBUILD_BACKOFF_MAX, MODEL_REBUILD_BACKOFF_MIN};
 
 /// How often a waiting rebuild looks at the clock, so that it neither outlives its keeper nor misses its time.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Opens the model again and proves it by its goldens.
 pub(super) type Reopen = Box<dyn Fn() -> Result<ModelSession, InferenceError> + Send + Sync>;
@@ -52,18 +53,30 @@ enum State {
 pub(super) struct Keeper {
     facts: Arc<Facts>,
     state: Mutex<State>,
+    /// That of `state`, for who cannot wait for a run.
+    is_ready: AtomicBool,
     recovery: Option<Recovery>,
 }
 
 impl Keeper {
     pub(super) fn new(session: ModelSession, recovery: Option<Recovery>) -> Arc<Self> {
         let facts = Arc::clone(session.facts());
-        Arc::new(Self { facts, state: Mutex::new(State::Ready(Box::new(session))), recovery })
+        Arc::new(Self {
+            facts,
+            state: Mutex::new(State::Ready(Box::new(session))),
+            is_ready: AtomicBool::new(true),
+            recovery,
+        })
     }
 
     /// What is known of the session; it stays true of one that is opened again.
     pub(super) fn facts(&self) -> &Arc<Facts> {
         &self.facts
+    }
+
+    /// Whether there is a session to run on; never waits.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::SeqCst)
     }
 
     /// Run on `input`; what `then` makes of the outputs and the milliseconds inside the runtime.
@@ -92,6 +105,7 @@ impl Keeper {
             (Ok(found), _) => Ok((found, spent_ms)),
             (Err(InferenceError::Device { model, message }), Some(recovery)) => {
                 let lost = std::mem::replace(&mut *state, State::Down(message.clone()));
+                self.is_ready.store(false, Ordering::SeqCst);
                 drop(state);
                 // Its memory must be free before another is opened.
                 drop(lost);
@@ -127,6 +141,7 @@ impl Keeper {
         let fault = match opened {
             Ok(session) if session.facts().provider == self.facts.provider => {
                 *self.lock() = State::Ready(Box::new(session));
+                self.is_ready.store(true, Ordering::SeqCst);
                 recovery.health.back();
                 info!(model, attempt, "the session is open again and its goldens pass: inspecting goes on");
                 return true;

@@ -90,6 +90,9 @@ pub enum OutputRole {
     Features,
     /// `[N, channels]`.
     Embedding,
+    /// Logits `[N, channels]` of bins: how much of the part's diagonal the box's longer side is, see
+    /// [`crate::types::Foreshortening`].
+    Foreshortening,
     /// Everything in one tensor, mostly `[N, rows, columns]`; the layout says how.
     Detections,
     /// Corners, or the distances of a GFL head.
@@ -114,6 +117,7 @@ impl OutputRole {
         match self {
             OutputRole::Features => "features",
             OutputRole::Embedding => "embedding",
+            OutputRole::Foreshortening => "foreshortening",
             OutputRole::Detections => "detections",
             OutputRole::Boxes => "boxes",
             OutputRole::Scores => "scores",
@@ -128,7 +132,8 @@ impl OutputRole {
     /// Whether it belongs to a detector.
     #[must_use]
     pub fn is_of_detector(self) -> bool {
-        !matches!(self, OutputRole::Features | OutputRole::Embedding) && !self.is_of_anomaly()
+        !matches!(self, OutputRole::Features | OutputRole::Embedding | OutputRole::Foreshortening)
+            && !self.is_of_anomaly()
     }
 
     /// Whether it belongs to an anomaly graph.
@@ -180,6 +185,9 @@ pub struct OutputSpec {
     /// Pixels of the input per cell of the map.
     pub stride: Option<u32>,
     pub channels: Option<u32>,
+    /// What the centres of the first and the last bin stand for; of role `foreshortening` only.
+    #[serde(default)]
+    pub range: Option<[f32; 2]>,
 }
 
 /// A file beside the model's that holds weights (ONNX external data).
@@ -398,6 +406,12 @@ fn check(file: &ManifestFile) -> Result<(), String> {
             OutputRole::Features | OutputRole::Embedding if output.channels.is_none_or(|channels| channels == 0) => {
                 return Err(format!("output `{name}` needs `channels` above 0"));
             }
+            OutputRole::Foreshortening
+                if output.channels.is_none_or(|bins| bins < 2)
+                    || output.range.is_none_or(|[from, to]| !(from.is_finite() && to.is_finite() && from < to)) =>
+            {
+                return Err(format!("output `{name}` needs `channels` of 2 or more and a rising `range = [from, to]`"));
+            }
             role if role.is_of_detector() && file.kind != ModelKind::Detector => {
                 return Err(format!("output `{name}` of role `{}` needs `kind = \"detector\"`", role.as_str()));
             }
@@ -508,6 +522,10 @@ channels = 32
         check_fault("[224, 224]", "[0, 224]", "size_px");
         check_fault("e3b0", "zz", "sha256");
         check_fault("role = \"features\"", "role = \"detections\"", "kind = \"detector\"");
+        let shown = "role = \"foreshortening\"\nrange =";
+        check_fault("role = \"features\"", "role = \"foreshortening\"", "rising `range");
+        check_fault("role = \"features\"", &format!("{shown} [0.1, -1.6]"), "rising `range");
+        check_fault("role = \"features\"", &format!("{shown} [-inf, 0.1]"), "rising `range");
     }
 
     #[test]

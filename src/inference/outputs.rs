@@ -94,7 +94,7 @@ fn numbers(value: &DynValue) -> ort::Result<(Vec<usize>, Cow<'_, [f32]>)> {
 pub(super) fn rank(role: OutputRole) -> Option<usize> {
     match role {
         OutputRole::Features => Some(4),
-        OutputRole::Embedding => Some(2),
+        OutputRole::Embedding | OutputRole::Foreshortening => Some(2),
         _ => None,
     }
 }
@@ -103,7 +103,7 @@ fn expected_shape(spec: &OutputSpec) -> String {
     let channels = spec.channels.map_or("C".to_owned(), |channels| channels.to_string());
     match spec.role {
         OutputRole::Features => format!("[N, {channels}, H, W]"),
-        OutputRole::Embedding => format!("[N, {channels}]"),
+        OutputRole::Embedding | OutputRole::Foreshortening => format!("[N, {channels}]"),
         _ => "as its layout says".to_owned(),
     }
 }

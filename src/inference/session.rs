@@ -443,14 +443,30 @@ mod tests {
     }
 
     #[test]
+    fn an_embedder_that_says_how_much_it_sees_says_it_of_each_crop() {
+        let manifest = ModelManifest::load(&models().join("partnet")).unwrap();
+        let mut model = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
+        let image = gradient(200, 120);
+        let boxes = [[0.0, 0.0, 90.0, 60.0], [50.0, 10.0, 200.0, 120.0]].map(BoundingBox::from);
+        let crops = boxes.map(|area| (&image, area));
+        let both = model.look(&crops, 64).unwrap();
+        let second = model.look(&crops[1..], 64).unwrap();
+        assert_eq!((both.foreshortenings.len(), both.embeddings.len()), (2, 2 * model.embedding_dim()));
+        assert!(second.foreshortenings[0].is_some() && second.foreshortenings[0] == both.foreshortenings[1]);
+        assert_ne!(both.foreshortenings[0], both.foreshortenings[1]);
+    }
+
+    #[test]
     fn embeddings_have_length_one_and_do_not_depend_on_their_batch() {
         let manifest = ModelManifest::load(&models().join("mobilenetv2")).unwrap();
         let mut model = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
         let image = gradient(200, 120);
         let boxes = [[0.0, 0.0, 90.0, 60.0], [50.0, 10.0, 200.0, 120.0]].map(BoundingBox::from);
         let crops = boxes.map(|area| (&image, area));
+        let looks = model.look(&crops, 160).unwrap();
         let both = model.embed(&crops, 160).unwrap();
-        assert_eq!(both.len(), 2 * model.embedding_dim());
+        assert_eq!((both.len(), looks.foreshortenings), (2 * model.embedding_dim(), vec![None, None]));
+        assert_eq!(looks.embeddings, both);
         let second = model.embed(&crops[1..], 160).unwrap();
         assert_eq!(second, both[model.embedding_dim()..]);
         let length: f32 = second.iter().map(|value| value * value).sum();

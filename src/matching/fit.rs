@@ -32,7 +32,8 @@ pub struct Scored {
     pub similarity: f32,
     /// [`crate::types::RankedPart::likeness`]; where it is missed, the probability is 0.
     pub likeness: Option<f32>,
-    /// [`crate::measure::log_likelihood`] of the item's box; `None` where the scale or the part's size is not known.
+    /// [`crate::measure::log_likelihood_shown`] of the item's box, or [`crate::measure::log_likelihood`] where the embedder
+    /// does not say how much of a part it shows; `None` where the scale or the part's size is not known.
     pub size_log: Option<f32>,
     /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; `None`
     /// where the shape is not known or only one of the two is a candidate.

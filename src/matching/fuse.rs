@@ -7,13 +7,15 @@ use super::rank::{MARGIN_MAX, TOP_PARTS};
 use super::search::PartIndex;
 use super::shape::Shape;
 use crate::measure;
-use crate::types::{Digest, MatchEvidence, RankedPart, SizeMm, Tier};
+use crate::types::{Digest, Foreshortening, MatchEvidence, RankedPart, SizeMm, Tier};
 
 /// What is known of an item beside its embedding.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// Its true size, where the camera's scale is calibrated.
     pub size_mm: Option<SizeMm>,
+    /// How much of the part its picture shows, where the embedder says.
+    pub foreshortening: Option<Foreshortening>,
     /// Its shape, where [`PartIndex::wants_shape`] said so.
     pub shape: Option<Shape>,
 }
@@ -68,7 +70,13 @@ impl PartIndex {
     #[must_use]
     pub fn scored(&self, ranked: &[RankedPart], seen: &Seen) -> Vec<Scored> {
         let first = ranked.first().map_or("", |first| first.part_id.as_str());
-        let size_log = |part_id: &str| measure::log_likelihood(self.sizes().of(part_id)?, seen.size_mm?);
+        let size_log = |part_id: &str| {
+            let (part_mm, size_mm) = (self.sizes().of(part_id)?, seen.size_mm?);
+            match &seen.foreshortening {
+                Some(shown) => measure::log_likelihood_shown(part_mm, size_mm, shown),
+                None => measure::log_likelihood(part_mm, size_mm),
+            }
+        };
         let looks = |one: &RankedPart| match one.likeness {
             Some(likeness) if self.fit().is_none_or(Fit::pairs_by_likeness) => likeness,
             _ => one.similarity,

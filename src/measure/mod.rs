@@ -6,4 +6,4 @@ mod colour;
 mod size;
 
 pub use colour::{ColourTable, NamedColour, measure_colour};
-pub use size::{SIZE_LOG_FLOOR, log_likelihood, measure_size};
+pub use size::{SIZE_LOG_FLOOR, log_likelihood, log_likelihood_shown, measure_size};

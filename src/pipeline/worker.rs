@@ -279,8 +279,8 @@ fn identify(
     let crop_of =
         |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
     let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
-    let embeddings = match matcher.model.embed(&crops, embedding.input_px) {
-        Ok(embeddings) => embeddings,
+    let looks = match matcher.model.look(&crops, embedding.input_px) {
+        Ok(looks) => looks,
         Err(error) => {
             warn!(station = station.name, source, error = %error, "frame held: embedding failed");
             found.evidence.faults.push(fault_of(&error));
@@ -292,12 +292,15 @@ fn identify(
     let rule = AcceptRule { accept_similarity: stage.accept_similarity, accept_margin: stage.accept_margin };
     let delta = matcher.delta.get();
     let learning = Learning { delta: Some(&delta), group_margin: stage.group_margin };
-    match index.search_with(&embeddings, rule, learning) {
+    match index.search_with(&looks.embeddings, rule, learning) {
         Ok(matches) => {
-            for ((item, bbox), matched) in found.evidence.items.iter_mut().zip(boxes).zip(matches) {
+            let margin = 1.0 + 2.0 * embedding.crop_margin_ratio;
+            let seen = boxes.iter().zip(looks.foreshortenings).zip(matches);
+            for (item, ((bbox, shown), matched)) in found.evidence.items.iter_mut().zip(seen) {
                 let is_weighed = index.fit().is_some() && index.wants_shape(&matched.top_k);
                 let shape = is_weighed.then(|| Shape::of(image, bbox));
-                let mut matched = index.fuse(matched, &Seen { size_mm: item.size_mm, shape });
+                let foreshortening = shown.map(|shown| shown.of_inner(margin));
+                let mut matched = index.fuse(matched, &Seen { size_mm: item.size_mm, foreshortening, shape });
                 matched.quality_level = station.quality_levels.get(&matched.part_id).copied();
                 item.matched = Some(matched);
             }

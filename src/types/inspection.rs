@@ -55,7 +55,8 @@ pub struct RankedPart {
     /// That this is the part, 0 to 1; `None` without a fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f32>,
-    /// Natural logarithm of the density of the item's true size for this part; `None` where one of them is not known.
+    /// Natural logarithm of the density of the item's true size for this part, by how much of the part its picture shows
+    /// where the embedder says; `None` where one of the sizes is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_log: Option<f32>,
     /// How much more the item's edges run like this part's than like those of its pair's two parts on average, −1 to 1;

@@ -7,6 +7,7 @@ mod catalogue;
 mod config_change;
 mod digest;
 mod feedback;
+mod foreshortening;
 mod gpu_stat;
 mod image;
 mod inspection;
@@ -28,6 +29,7 @@ pub use catalogue::{AccessPolicy, Catalogue, Category, Color, Part, PartCard, Pa
 pub use config_change::{ConfigChange, ConfigRecord, ConfigSource, ConfigValue};
 pub use digest::{Digest, DigestError};
 pub use feedback::{ActionResult, ActionTaken, Feedback, FeedbackOrder, FeedbackType};
+pub use foreshortening::Foreshortening;
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
 pub use inspection::{

@@ -51,6 +51,7 @@ function shape(verdict, className) {
 
 const count = (n) => Number(n).toLocaleString("en").replaceAll(",", "\u202f");
 const fixed = (n, digits) => (n === null || n === undefined ? "–" : Number(n).toFixed(digits));
+const percent = (ratio) => (ratio === null || ratio === undefined ? "–" : `${(ratio * 100).toFixed(1)} %`);
 const clockOf = (time) => new Date(time).toLocaleTimeString("en-GB");
 const artifactUrl = (artifact) => "/artifacts/" + artifact.relative_path.split("/").map(encodeURIComponent).join("/");
 const artifact = (inspection, kind) => inspection.artifacts.find((a) => a.kind === kind);
@@ -209,6 +210,19 @@ function nameOf(item) {
   return item.matched ? `${item.matched.part_id}?` : item.label;
 }
 
+/** What a fit says of a match; empty where the index has none. */
+function surenessOf(match) {
+  if (!match || !Number.isFinite(match.probability)) return "";
+  const asked = Number.isFinite(match.required_probability) ? `, ${percent(match.required_probability)} asked` : "";
+  const unknown = Number.isFinite(match.unknown_probability) ? `; ${percent(match.unknown_probability)} no part of the catalogue` : "";
+  return `${percent(match.probability)} sure${asked}${unknown}`;
+}
+
+function rivalsOf(match) {
+  const line = (part) => `${part.part_id}: ${percent(part.probability)}, likeness ${fixed(part.likeness, 3)}`;
+  return match.top_k.map(line).join("\n");
+}
+
 function drawReasons(inspection) {
   const advice = inspection.advice || {};
   const lines = inspection.reasons.map((code) => element("li", { className: inspection.verdict }, advice[code] || code, element("code", { text: code })));
@@ -246,6 +260,8 @@ function drawItems(inspection) {
     const words = item.reasons.map((code) => (inspection.advice || {})[code] || code).join("; ");
     const name = element("td", { text: nameOf(item) });
     if (item.reasons.length) name.append(element("small", { text: item.reasons.join(", ") }));
+    const sure = surenessOf(match);
+    if (sure) name.append(element("small", { text: sure, title: rivalsOf(match) }));
     const mark = element("td", { title: words || "passed" }, shape(item.verdict, item.verdict), element("span", { className: "spoken", text: WORDS[item.verdict] }));
     const row = element("tr", { className: item.ordinal === state.pickedItem ? "is-picked" : "" },
       mark, name,
@@ -358,12 +374,12 @@ function drawCounters({ counters, frames_per_second, uptime_s, version }) {
   $("balance-capture").replaceChildren(
     figure("captured", counters.captured), sign("="), figure("decided", counters.decided), sign("+"),
     figure("refused", counters.refused, why || "none"), sign("+"), figure("in flight", counters.in_flight),
-    check(counters.captured === counters.decided + counters.refused + counters.in_flight));
+    check(counters.is_capture_balanced));
   $("balance-ledger").replaceChildren(
     figure("committed", counters.committed, "inspections, reviews, feedback: all that is delivered one by one"), sign("="),
     figure("delivered", counters.delivered), sign("+"), figure("pending", counters.pending),
     ...(counters.quarantined ? [sign("+"), figure("set aside", counters.quarantined, "by a repair: loupe outbox status")] : []),
-    check(counters.committed === counters.delivered + counters.pending + counters.quarantined));
+    check(counters.is_ledger_balanced));
   const dropped = counters.dropped ? ` · ${count(counters.dropped)} dropped` : "";
   $("rate").replaceChildren(`${fixed(frames_per_second, 1)} frames/s${dropped}`, element("span", { className: "more", text: ` · up ${span(uptime_s)} · ${version}` }));
 }

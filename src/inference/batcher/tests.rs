@@ -3,6 +3,7 @@ use std::sync::Barrier;
 
 use super::*;
 use crate::clock::Clock;
+use crate::inference::keeper::Recovery;
 use crate::inference::pool::ModelPool;
 use crate::inference::provider::{Batching, ProviderPlan};
 use crate::inference::session::ModelSession;
@@ -139,6 +140,32 @@ fn two_sessions_share_what_waits_and_a_lone_rest_does_not_wait_for_its_deadline(
     assert_eq!(requests, 8 * rounds);
     assert!((2 * rounds..8 * rounds).contains(&runs), "{runs} runs, of four requests at most");
     assert!(watch.elapsed() < Duration::from_secs(30), "{:?}", watch.elapsed());
+}
+
+#[test]
+fn a_session_that_is_lost_leaves_its_requests_to_the_others() {
+    let name = "models/mobilenetv2";
+    let session = || ModelSession::open(&Runtime::load(None).unwrap(), &manifest(name), &ProviderPlan::default());
+    let gone = || InferenceError::NoProvider { model: "m".to_owned(), message: "no device".to_owned() };
+    let (clock, health) = (Clock::system(), ModelHealth::default());
+    let recovery = Recovery { clock, health: health.clone(), reopen: Box::new(move || Err(gone())) };
+    let lost = Keeper::new(session().unwrap(), Some(recovery));
+    let limits = BatchLimits { max: 8, deadline: Duration::from_millis(20) };
+    let well = Keeper::new(session().unwrap(), None);
+    let batcher = Batcher::start(Arc::clone(&lost), vec![Arc::clone(&well)], limits, &health).unwrap();
+    let specs: Arc<[OutputSpec]> = batcher.facts.manifest.outputs_of(OutputRole::Embedding).cloned().collect();
+    let (wanted, values) = (Wanted::new(specs, "m").unwrap(), vec![0.1_f32; 3 * 64 * 64]);
+    let fault = InferenceError::Device { model: "m".to_owned(), message: "out of memory".to_owned() };
+    lost.run(View::F32(&values), [1, 3, 64, 64], &wanted, |_| Err::<(), _>(fault)).unwrap_err();
+    let mut client = batcher.client(0);
+    let mut ask = || client.run(View::F32(&values), [1, 3, 64, 64], &wanted, |_| Ok(()));
+    // The lost one's thread may have been waiting for a request since before the fault.
+    let first = ask();
+    assert!(first.is_ok() || matches!(first, Err(InferenceError::Unavailable { .. })), "{first:?}");
+    for _ in 0..20 {
+        ask().unwrap();
+    }
+    assert!(!lost.is_ready() && well.is_ready() && !health.is_ready());
 }
 
 #[test]
