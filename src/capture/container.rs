@@ -135,7 +135,8 @@ fn inspect_bmp(bytes: &[u8]) -> Result<Header, String> {
     };
     let is_compressed = header_bytes > 12 && matches!(le32(bytes, 30), Some(1 | 2));
     let row_bytes = (u64::from(width) * u64::from(bits)).div_ceil(32) * 4;
-    let needed = offset + if is_compressed { 0 } else { row_bytes * u64::from(height) };
+    // A header may claim more than 64 bits count.
+    let needed = offset.saturating_add(if is_compressed { 0 } else { row_bytes.saturating_mul(u64::from(height)) });
     if (bytes.len() as u64) < needed {
         return Err(format!("it ends after {} of {needed} bytes", bytes.len()));
     }
@@ -234,6 +235,14 @@ mod tests {
         bmp.push(0);
         let header = inspect(Format::Bmp, &bmp).unwrap();
         assert_eq!((header.width_px, header.height_px), (2, 2));
+    }
+
+    #[test]
+    fn a_bmp_that_claims_more_than_64_bits_of_pixels_is_refused() {
+        // 2³¹ px a side of 32 bits: 2⁶⁴ bytes, which counted in 64 bits are none.
+        let mut bmp = b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\0\0\0\x80\0\0\0\x80\x01\0\x20\0".to_vec();
+        bmp.resize(200, 0);
+        assert!(inspect(Format::Bmp, &bmp).unwrap_err().starts_with("it ends after 200 of"));
     }
 
     proptest! {
