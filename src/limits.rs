@@ -16,6 +16,8 @@ pub const SOURCE_FILES_MAX: usize = 1_000_000;
 pub const WATCH_POLL: Duration = Duration::from_millis(200);
 /// Items kept per frame; beyond that the frame is a HOLD (`locate.too_many_items`).
 pub const ITEMS_PER_FRAME_MAX: usize = 256;
+/// Views of one item that are looked at together.
+pub const VIEWS_PER_ITEM_MAX: usize = 16;
 /// Units in one uplink transaction (data model §4.2).
 pub const UPLINK_UNITS_MAX: usize = 500;
 /// Bytes of rows in one uplink transaction (data model §4.2), before a unit that is longer alone.

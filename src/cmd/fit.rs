@@ -1,10 +1,12 @@
 //! `loupe index fit`: how probable a match is, and how probable it must be, learned from pictures whose part is known.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Failure;
 use super::index::{Known, embed_known};
-use crate::matching::{FitRow, Scorer, fitting};
+use crate::matching::catalogue::QueryRow;
+use crate::matching::{FitRow, MatchError, PartIndex, Scorer, Seen, fitting, seen_together};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -13,6 +15,8 @@ pub struct Args {
     index: PathBuf,
     /// CSV file of pictures whose part is known; needs the columns file, part_num, x1, y1, x2 and y2 (box in pixels),
     /// and px_per_mm where true sizes are to count. They must not be the templates, nor the pictures you judge it by.
+    /// Rows with the same value in a column `item` are views of one item: a fit for items seen in so many views is learned
+    /// as well.
     #[arg(long)]
     queries: PathBuf,
     /// Folder that the file column starts from.
@@ -56,7 +60,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             FitRow { part_id: row.part_num.clone(), candidates: names.zip(scored).collect() }
         })
         .collect();
-    let fit = fitting::fit(index.generation_sha256(), &fit_rows, args.unknown_ratio, args.target_error)?;
+    let mut fit = fitting::fit(index.generation_sha256(), &fit_rows, args.unknown_ratio, args.target_error)?;
+    let mut too_few = Vec::new();
+    for (views, items) in items_by_views(&index, &rows, &vectors, &seen)? {
+        match fitting::several(&items, args.unknown_ratio, args.target_error) {
+            Ok(several) => drop(fit.several.insert(views, several)),
+            Err(MatchError::TooFewRows { rows, needed }) => too_few.push((views, rows, needed)),
+            Err(error) => return Err(error.into()),
+        }
+    }
     let path = fit.store(&args.index, &index.generation_name())?;
     if args.json {
         println!("{}", serde_json::to_string(&fit)?);
@@ -67,6 +79,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(sized) = &fit.sized {
         print_scorer("with size", sized);
     }
+    for (views, several) in &fit.several {
+        println!("of {views} views   {} items", several.rows);
+        print_scorer("without size", &several.plain);
+        if let Some(sized) = &several.sized {
+            print_scorer("with size", sized);
+        }
+    }
+    for (views, items, needed) in too_few {
+        eprintln!("items of {views} views are not fitted: {items} are too few, {needed} are needed");
+    }
     if fit.plain.error_ratio_upper > args.target_error {
         eprintln!(
             "with this many pictures an error of {:.4} cannot be shown: the upper 95 % bound is {:.4}; give more pictures",
@@ -75,6 +97,27 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     println!("a recipe uses it with `use_fit = true` under [match]");
     Ok(())
+}
+
+/// What the search offered for each item of several views, by their number.
+fn items_by_views(
+    index: &PartIndex,
+    rows: &[QueryRow],
+    vectors: &[f32],
+    seen: &[Seen],
+) -> anyhow::Result<BTreeMap<u32, Vec<FitRow>>> {
+    let mut items: BTreeMap<u32, Vec<FitRow>> = BTreeMap::new();
+    for views in seen_together(rows.iter().map(|row| row.item.as_deref())) {
+        let embeddings: Vec<f32> =
+            views.iter().flat_map(|&at| &vectors[at * index.dim()..(at + 1) * index.dim()]).copied().collect();
+        let answer = index.search_views_exact(&embeddings)?.evidence;
+        let seen: Vec<Seen> = views.iter().map(|&at| seen[at].clone()).collect();
+        let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
+        let candidates = names.zip(index.scored_views(&answer.top_k, &seen)).collect();
+        let row = FitRow { part_id: rows[views[0]].part_num.clone(), candidates };
+        items.entry(u32::try_from(views.len())?).or_default().push(row);
+    }
+    Ok(items)
 }
 
 fn print_scorer(name: &str, scorer: &Scorer) {

@@ -121,7 +121,8 @@ struct EvaluateArgs {
     /// Folder of the index.
     #[arg(long)]
     index: PathBuf,
-    /// CSV file of the query pictures; needs the columns file, part_num, x1, y1, x2 and y2 (box in pixels).
+    /// CSV file of the query pictures; needs the columns file, part_num, x1, y1, x2 and y2 (box in pixels). Rows with the
+    /// same value in a column `item` are views of one item and are also judged together.
     #[arg(long)]
     queries: PathBuf,
     /// Folder that the file column starts from.
@@ -349,8 +350,11 @@ fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     set_threads(1);
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
     let Known { index, rows, vectors, seen } = known;
-    let queries: Vec<Query<'_>> =
-        rows.iter().zip(seen).map(|(row, seen)| Query { part_id: &row.part_num, seen }).collect();
+    let queries: Vec<Query<'_>> = rows
+        .iter()
+        .zip(seen)
+        .map(|(row, seen)| Query { part_id: &row.part_num, item: row.item.as_deref(), seen })
+        .collect();
     let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
     let result = evaluate(&index, &vectors, &queries, rule)?;
     if args.json {
@@ -366,6 +370,17 @@ fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     if let (Some(top1), Some(top5)) = (result.top1_sized, result.top5_sized) {
         println!("  with shape and size {}, in five {}", percent(top1), percent(top5));
+    }
+    if let Some(views) = &result.views {
+        let figure = |share: Option<f64>| share.map_or_else(|| "not fitted".to_owned(), percent);
+        println!(
+            "seen in several views {} items: {}, in five {}",
+            views.items,
+            percent(views.top1),
+            percent(views.top5)
+        );
+        println!("  by the fit          {}, with size {}", figure(views.top1_fused), figure(views.top1_sized));
+        println!("  accepted            {}, wrong {}", figure(views.accepted_rate), figure(views.accepted_wrong));
     }
     println!("same as exhaustive    {}", percent(result.agreement_with_exact));
     println!("  of stage 1 alone    {}", result.stage1_agreement.map_or_else(|| "-".to_owned(), percent));

@@ -5,6 +5,7 @@
 mod daemon;
 mod effective;
 mod faults;
+mod locate;
 mod recipe;
 
 pub use daemon::{
@@ -12,7 +13,8 @@ pub use daemon::{
 };
 pub use effective::{RunningRecipe, effective};
 pub use faults::{ConfigError, Document, Fault};
+pub use locate::LocateStage;
 pub use recipe::{
-    AnomalyStage, EdgeRule, EmptyRule, LocateStage, MatchStage, QualityStage, Recipe, Rules, StageProviders,
-    SurfaceSource, UnknownPartRule,
+    AnomalyStage, EdgeRule, EmptyRule, MatchStage, QualityStage, Recipe, Rules, StageProviders, SurfaceSource,
+    UnknownPartRule,
 };

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::locate::{LocateStage, RawLocate, check_views};
 use super::{ConfigError, Document, Fault};
 use crate::anomaly::SearchMode;
 use crate::inference::{BatchLimits, Batching, ProviderPlan};
-use crate::limits::BATCH_PICTURES_MAX;
-use crate::locate::{BlobOptions, DetectorOptions};
+use crate::limits::{BATCH_PICTURES_MAX, VIEWS_PER_ITEM_MAX};
 use crate::quality::QualityLimits;
 use crate::types::{Digest, QualityLevel};
 
@@ -34,17 +34,6 @@ pub struct QualityStage {
     pub limits: QualityLimits,
     /// A picture of the scene as it should look, for SSIM.
     pub reference: Option<PathBuf>,
-}
-
-/// How items are found in a frame.
-#[derive(Debug, Clone)]
-pub enum LocateStage {
-    /// The frame is the item.
-    Whole,
-    /// Whatever differs from the background.
-    Blob(BlobOptions),
-    /// A detector; its manifest says how it is read.
-    Detector { model: PathBuf, options: DetectorOptions, providers: StageProviders },
 }
 
 /// How an item becomes a catalogue part.
@@ -72,6 +61,8 @@ pub struct MatchStage {
     pub use_fit: bool,
     /// The camera's scale where the parts lie, > 0: sizes then count, as far as the index and its fit know them.
     pub px_per_mm: Option<f32>,
+    /// The boxes of a frame are so many views of one item, 2 to [`VIEWS_PER_ITEM_MAX`]; `None`: each box is an item.
+    pub views: Option<usize>,
     pub color: Option<ColorStage>,
 }
 
@@ -197,28 +188,6 @@ struct RawQuality {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawLocate {
-    kind: LocateKind,
-    model: Option<PathBuf>,
-    blob: BlobOptions,
-    /// `yolox` is what it was called before other layouts were read.
-    #[serde(alias = "yolox")]
-    detector: DetectorOptions,
-    providers: Option<RawProviders>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum LocateKind {
-    #[default]
-    Whole,
-    Blob,
-    #[serde(alias = "yolox")]
-    Detector,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct RawMatch {
     index: Option<PathBuf>,
     model: Option<PathBuf>,
@@ -229,6 +198,7 @@ struct RawMatch {
     unknown_probability: Option<f32>,
     use_fit: bool,
     px_per_mm: Option<f32>,
+    views: Option<usize>,
     color: Option<RawColor>,
     min_quality_level: Option<QualityLevel>,
     providers: Option<RawProviders>,
@@ -257,7 +227,7 @@ struct RawAnomaly {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct RawProviders {
+pub(super) struct RawProviders {
     order: Vec<crate::inference::ProviderChoice>,
     require: bool,
     accept_fallback: bool,
@@ -331,6 +301,9 @@ impl RawRecipe {
         if self.r#match.is_none() && self.anomaly.is_none() && self.locate.is_none() {
             document.fault("", "judges nothing: add [match], [anomaly] or [locate]");
         }
+        let locate = self.locate.unwrap_or_default().validate(document, folder);
+        let matching = self.r#match.map(|raw| raw.validate(document, folder));
+        check_views(matching.as_ref(), &locate, document);
         Recipe {
             name: self.name,
             version_label: if self.version_label.is_empty() { "1".to_owned() } else { self.version_label },
@@ -340,30 +313,10 @@ impl RawRecipe {
                 reference: quality.reference.map(|path| folder.join(path)),
                 limits: quality.limits,
             },
-            locate: self.locate.unwrap_or_default().validate(document, folder),
-            matching: self.r#match.map(|raw| raw.validate(document, folder)),
+            locate,
+            matching,
             anomaly: self.anomaly.map(|raw| raw.validate(document, folder)),
             rules: self.rules.unwrap_or_default().validate(document),
-        }
-    }
-}
-
-impl RawLocate {
-    fn validate(self, document: &mut Document, folder: &Path) -> LocateStage {
-        for (key, message) in self.blob.faults() {
-            document.fault(&format!("locate.blob.{key}"), message);
-        }
-        for (key, message) in self.detector.faults() {
-            document.fault(&format!("locate.detector.{key}"), message);
-        }
-        match self.kind {
-            LocateKind::Whole => LocateStage::Whole,
-            LocateKind::Blob => LocateStage::Blob(self.blob),
-            LocateKind::Detector => LocateStage::Detector {
-                model: path_or_fault(self.model, "locate.model", "the detector's model folder", document, folder),
-                options: self.detector,
-                providers: validate_providers(self.providers, "locate.providers", document, folder),
-            },
         }
     }
 }
@@ -395,6 +348,12 @@ impl RawMatch {
         {
             document.fault("match.px_per_mm", format!("is {scale}, must be above 0"));
         }
+        if let Some(views) = self.views.filter(|views| !(2..=VIEWS_PER_ITEM_MAX).contains(views)) {
+            document.fault(
+                "match.views",
+                format!("is {views}, must be 2 to {VIEWS_PER_ITEM_MAX}; leave it out where each box is an item"),
+            );
+        }
         MatchStage {
             index: path_or_fault(self.index, "match.index", "the folder `loupe index build` wrote", document, folder),
             model: path_or_fault(self.model, "match.model", "the embedding model's folder", document, folder),
@@ -406,6 +365,7 @@ impl RawMatch {
             unknown_probability: self.unknown_probability,
             use_fit: self.use_fit,
             px_per_mm: self.px_per_mm,
+            views: self.views,
             color: self.color.map(|raw| raw.validate(document, folder)),
             min_quality_level: self.min_quality_level,
         }
@@ -505,7 +465,7 @@ impl RawProviders {
     }
 }
 
-fn validate_providers(
+pub(super) fn validate_providers(
     raw: Option<RawProviders>,
     key_path: &str,
     document: &mut Document,
@@ -531,7 +491,13 @@ fn validate_providers(
     }
 }
 
-fn path_or_fault(path: Option<PathBuf>, key_path: &str, what: &str, document: &mut Document, folder: &Path) -> PathBuf {
+pub(super) fn path_or_fault(
+    path: Option<PathBuf>,
+    key_path: &str,
+    what: &str,
+    document: &mut Document,
+    folder: &Path,
+) -> PathBuf {
     match path {
         Some(path) => folder.join(path),
         None => {

@@ -5,8 +5,8 @@
 
 use crate::config::{AnomalyStage, EdgeRule, EmptyRule, MatchStage, Rules, UnknownPartRule};
 use crate::types::{
-    AnomalyEvidence, BoundingBox, ColourEvidence, FrameQuality, Inspection, Item, MatchEvidence, Reason, SizeMm,
-    Verdict,
+    AnomalyEvidence, BoundingBox, ColourEvidence, FrameQuality, Inspection, Item, ItemView, MatchEvidence, Reason,
+    SizeMm, Verdict,
 };
 
 /// Distance from the border within which a box counts as cut, pixels.
@@ -34,7 +34,10 @@ pub struct Evidence {
 /// What the stages found out about one item.
 #[derive(Debug, Clone)]
 pub struct ItemEvidence {
+    /// Around all of its views.
     pub bbox: BoundingBox,
+    /// Empty where it was seen once.
+    pub views: Vec<ItemView>,
     pub label: String,
     /// 0 to 1.
     pub confidence: f32,
@@ -73,6 +76,7 @@ impl Evidence {
     pub fn of(inspection: &Inspection) -> Evidence {
         let item = |item: &Item| ItemEvidence {
             bbox: item.bbox,
+            views: item.views.clone(),
             label: item.label.clone(),
             confidence: item.detection_confidence,
             matched: item.matched.clone(),
@@ -112,7 +116,7 @@ pub fn decide(evidence: &Evidence, criteria: Criteria<'_>) -> Decision {
 
     let ignores_edges = evidence.is_stream && rules.at_edge == EdgeRule::Ignore;
     let is_cut = |item: &ItemEvidence| {
-        item.label != crate::locate::WHOLE_LABEL
+        (criteria.has_detector || !crate::locate::is_placed(&item.label))
             && item.bbox.touches_border(evidence.width_px, evidence.height_px, EDGE_MARGIN_PX)
     };
     let items: Vec<Item> = evidence
@@ -188,6 +192,7 @@ fn decide_item(ordinal: usize, evidence: &ItemEvidence, is_cut: bool, criteria: 
     Item {
         ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
         bbox: evidence.bbox,
+        views: evidence.views.clone(),
         label: evidence.label.clone(),
         detection_confidence: evidence.confidence,
         part_id: accepted,

@@ -52,6 +52,7 @@ fn part(similarity: f32, margin: f32) -> ItemEvidence {
     ItemEvidence {
         size_mm: None,
         colour: None,
+        views: Vec::new(),
         bbox: BoundingBox::new(10.0, 10.0, 50.0, 50.0),
         label: "part".into(),
         confidence: 1.0,
@@ -92,6 +93,7 @@ fn matching() -> MatchStage {
     MatchStage {
         use_fit: false,
         px_per_mm: None,
+        views: None,
         color: None,
         index: "i".into(),
         model: "m".into(),

@@ -91,6 +91,8 @@ pub enum LocateError {
          run `loupe model verify`, and try another provider or FP32"
     )]
     NotFinite { model: String, rows: usize },
+    #[error("region {position} of the recipe reaches out of a picture of {width_px}x{height_px}")]
+    Region { position: usize, width_px: u32, height_px: u32 },
     #[error("model `{model}` has no class `{class}`, which `class_score_min` names; it has {classes}")]
     UnknownClass { model: String, class: String, classes: String },
 }

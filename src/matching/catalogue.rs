@@ -2,9 +2,10 @@
 //!
 //! Columns are found by name; others are ignored. Every bad row is reported with its line, all at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use crate::limits::VIEWS_PER_ITEM_MAX;
 use crate::measure::NamedColour;
 use crate::types::BoundingBox;
 
@@ -42,6 +43,8 @@ pub struct QueryRow {
     pub bbox: BoundingBox,
     /// The camera's scale; `None` where the file does not say.
     pub px_per_mm: Option<f32>,
+    /// Rows of one item are views of it; `None` where the file does not say.
+    pub item: Option<String>,
 }
 
 /// Part numbers of `parts.csv`, each once.
@@ -127,19 +130,31 @@ pub fn read_colours(path: &Path) -> Result<Vec<NamedColour>, CatalogueError> {
     })
 }
 
-/// Rows of `queries.csv`.
+/// Rows of `queries.csv`. A column `item`, where there is one, says which rows are views of one item.
 ///
 /// # Errors
 /// Every fault of the file.
 pub fn read_queries(path: &Path) -> Result<Vec<QueryRow>, CatalogueError> {
+    let mut items: HashMap<String, (String, usize)> = HashMap::new();
     read(path, &["file", "part_num", "x1", "y1", "x2", "y2"], |row| {
         let (x1, y1, x2, y2) = (row.number("x1")?, row.number("y1")?, row.number("x2")?, row.number("y2")?);
         if x1 < 0.0 || y1 < 0.0 || x2 <= x1 || y2 <= y1 {
             return Err(format!("the box {x1},{y1},{x2},{y2} is empty or begins outside the picture"));
         }
         let bbox = BoundingBox::new(x1, y1, x2, y2);
-        let px_per_mm = row.positive("px_per_mm")?;
-        Ok(QueryRow { line: row.line, file: row.file()?, part_num: row.text("part_num")?, bbox, px_per_mm })
+        let (px_per_mm, part_num) = (row.positive("px_per_mm")?, row.text("part_num")?);
+        let item = row.text("item").ok();
+        if let Some(item) = &item {
+            let (part, views) = items.entry(item.clone()).or_insert_with(|| (part_num.clone(), 0));
+            *views += 1;
+            if *part != part_num {
+                return Err(format!("item `{item}` is part `{part}` in another row; an item is of one part"));
+            }
+            if *views > VIEWS_PER_ITEM_MAX {
+                return Err(format!("item `{item}` has more than {VIEWS_PER_ITEM_MAX} views"));
+            }
+        }
+        Ok(QueryRow { line: row.line, file: row.file()?, part_num, bbox, px_per_mm, item })
     })
 }
 
@@ -261,6 +276,18 @@ mod tests {
         let lines: Vec<&str> = error.faults.iter().map(|fault| fault.split(':').next().unwrap()).collect();
         assert_eq!(lines, ["line 3", "line 4", "line 5", "line 6", "line 7", "line 8"], "{error}");
         assert!(error.to_string().contains("`x1` is `a`"), "{error}");
+    }
+
+    #[test]
+    fn views_of_one_item_are_of_one_part_and_not_too_many() {
+        let head = "file,part_num,x1,y1,x2,y2,item\n";
+        let rows = read_queries(file(&format!("{head}a.jpg,3005,1,2,3,4,x\nb.jpg,3005,1,2,3,4,\n")).path()).unwrap();
+        assert_eq!(rows.into_iter().map(|row| row.item).collect::<Vec<_>>(), [Some("x".to_owned()), None]);
+        let mixed = format!("{head}a.jpg,3005,1,2,3,4,x\nb.jpg,3004,1,2,3,4,x\n");
+        let error = read_queries(file(&mixed).path()).unwrap_err();
+        assert_eq!(error.faults, ["line 3: item `x` is part `3005` in another row; an item is of one part"]);
+        let many = format!("{head}{}", "a.jpg,3005,1,2,3,4,x\n".repeat(17));
+        assert!(read_queries(file(&many).path()).unwrap_err().faults[0].contains("more than 16 views"));
     }
 
     #[test]

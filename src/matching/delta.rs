@@ -181,8 +181,19 @@ impl<'a> DeltaView<'a> {
 
     /// Cosines of `query`, of length 1, with the learned templates of `part`.
     pub fn cosines(&self, query: &[f32], part: u32) -> impl Iterator<Item = f32> {
+        self.candidates(query, part).map(|candidate| candidate.similarity)
+    }
+
+    /// The learned templates of `part`, each with its cosine with `query`, of length 1.
+    pub fn candidates(&self, query: &[f32], part: u32) -> impl Iterator<Item = Candidate> {
         let vectors = self.delta.map_or(&[][..], |delta| &delta.vectors).chunks_exact(query.len().max(1));
-        vectors.zip(&self.parts).filter(move |(_, of)| **of == Some(part)).map(|(vector, _)| cosine(query, vector))
+        let learned = vectors.zip(&self.parts).enumerate().filter(move |(_, (_, of))| **of == Some(part));
+        learned.map(move |(at, (vector, _))| Candidate {
+            template: u32::try_from(self.ids_len + at).unwrap_or(u32::MAX),
+            part,
+            similarity: cosine(query, vector),
+            tier: Tier::Delta,
+        })
     }
 
     /// Number, part and colour of a candidate of [`Tier::Delta`].

@@ -8,6 +8,7 @@ use super::MatchError;
 use super::fuse::Seen;
 use super::rank::AcceptRule;
 use super::search::PartIndex;
+use super::views::seen_together;
 use crate::clock::Stopwatch;
 use crate::types::{MatchEvidence, RankedPart};
 
@@ -18,6 +19,8 @@ const HOLD_OUT_FOLDS: usize = 10;
 #[derive(Debug, Clone)]
 pub struct Query<'a> {
     pub part_id: &'a str,
+    /// The item it is a view of, where several are.
+    pub item: Option<&'a str>,
     pub seen: Seen,
 }
 
@@ -35,6 +38,8 @@ pub struct Evaluation {
     /// The same with shape and true size counted in; `None` without a fit or without sizes.
     pub top1_sized: Option<f64>,
     pub top5_sized: Option<f64>,
+    /// Items that were seen in several views; `None` where there was none.
+    pub views: Option<ViewsEvaluation>,
     /// Share of queries whose best part is that of an exhaustive search, 0 to 1.
     pub agreement_with_exact: f64,
     /// The same of the queries that stage 1 answered alone; `None` when there was none.
@@ -57,6 +62,21 @@ pub struct Evaluation {
     pub p50_us: f64,
     /// 99th percentile of the same, µs.
     pub p99_us: f64,
+}
+
+/// What all views of an item say together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ViewsEvaluation {
+    pub items: usize,
+    /// As in [`Evaluation`], of the items.
+    pub top1: f64,
+    pub top5: f64,
+    /// `None` where the fit knows no items of so many views.
+    pub top1_fused: Option<f64>,
+    pub top1_sized: Option<f64>,
+    /// Share of items that the fit accepts, and of these the wrong ones.
+    pub accepted_rate: Option<f64>,
+    pub accepted_wrong: Option<f64>,
 }
 
 /// Search every query by itself, as a line with one part a frame does, and compare.
@@ -113,6 +133,7 @@ pub fn evaluate(
         top5_fused: fused.as_ref().map(|fused| hits(fused, 5)),
         top1_sized: sized.as_ref().map(|sized| hits(sized, 1)),
         top5_sized: sized.as_ref().map(|sized| hits(sized, 5)),
+        views: evaluate_views(index, embeddings, queries)?,
         agreement_with_exact: share(found.iter().zip(&exact).filter(agrees).count()),
         stage1_agreement: (alone > 0).then(|| alone_agree as f64 / alone as f64),
         stage2_rate: share(queries.len() - alone),
@@ -130,6 +151,62 @@ pub fn evaluate(
         p50_us: percentile(&times_us, 0.50),
         p99_us: percentile(&times_us, 0.99),
     })
+}
+
+/// The items of several views, each from all of them, by exhaustive search.
+fn evaluate_views(
+    index: &PartIndex,
+    embeddings: &[f32],
+    queries: &[Query<'_>],
+) -> Result<Option<ViewsEvaluation>, MatchError> {
+    let items = seen_together(queries.iter().map(|query| query.item));
+    if items.is_empty() {
+        return Ok(None);
+    }
+    let mut answers = Vec::with_capacity(items.len());
+    for item in &items {
+        let vectors: Vec<f32> =
+            item.iter().flat_map(|&at| &embeddings[at * index.dim()..(at + 1) * index.dim()]).copied().collect();
+        answers.push(index.search_views_exact(&vectors)?.evidence);
+    }
+    let share = |count: usize| count as f64 / items.len() as f64;
+    let hits = |answers: &[MatchEvidence], within: usize| {
+        let is_hit = |(item, e): &(&Vec<usize>, &MatchEvidence)| {
+            e.top_k.iter().take(within).any(|r| r.part_id == queries[item[0]].part_id)
+        };
+        share(items.iter().zip(answers).filter(is_hit).count())
+    };
+    let fused = |with_size: bool| -> Vec<MatchEvidence> {
+        let seen = |at: &usize| {
+            let seen = &queries[*at].seen;
+            Seen { size_mm: seen.size_mm.filter(|_| with_size), ..seen.clone() }
+        };
+        let of = |(item, e): (&Vec<usize>, &MatchEvidence)| {
+            index.fuse_views(e.clone(), &item.iter().map(seen).collect::<Vec<_>>())
+        };
+        items.iter().zip(&answers).map(of).collect()
+    };
+    let is_known = |fused: &[MatchEvidence]| fused.iter().all(|e| e.probability.is_some());
+    let plain = Some(fused(false)).filter(|fused| is_known(fused));
+    let is_sized = queries.iter().any(|query| query.seen.size_mm.is_some());
+    let sized = Some(fused(true)).filter(|fused| is_sized && is_known(fused));
+    let accepted = |of: &[MatchEvidence]| -> (f64, f64) {
+        let is_accepted =
+            |e: &MatchEvidence| e.probability.zip(e.required_probability).is_some_and(|(p, least)| p > least);
+        let accepted: Vec<_> = items.iter().zip(of).filter(|(_, e)| is_accepted(e)).collect();
+        let wrong = accepted.iter().filter(|(item, e)| e.part_id != queries[item[0]].part_id).count();
+        (share(accepted.len()), wrong as f64 / accepted.len().max(1) as f64)
+    };
+    let acceptance = sized.as_deref().or(plain.as_deref()).map(accepted);
+    Ok(Some(ViewsEvaluation {
+        items: items.len(),
+        top1: hits(&answers, 1),
+        top5: hits(&answers, 5),
+        top1_fused: plain.as_ref().map(|fused| hits(fused, 1)),
+        top1_sized: sized.as_ref().map(|fused| hits(fused, 1)),
+        accepted_rate: acceptance.map(|(rate, _)| rate),
+        accepted_wrong: acceptance.map(|(_, wrong)| wrong),
+    }))
 }
 
 /// Share of stage 2 when the k-th part of the queries is seen in proportion to 1 / k.

@@ -6,7 +6,8 @@
 //! ([`super::likeness`]) and Δ is how much more the picture is like c than like c and its pair on average: looks are
 //! weighed apart there, because they tell the two apart badly. The share is `exp(z) / Σ exp(z)` (conditional logit;
 //! McFadden 1974). A rising curve makes that share the hit rate that was seen at it. Both are learned by
-//! [`super::fitting`] from pictures whose part is known, apart for queries with and without a true size.
+//! [`super::fitting`] from pictures whose part is known, apart for queries with and without a true size, and apart for items of
+//! several views, whose evidence is the mean over the views.
 //!
 //! Invariants: a fit belongs to one generation, by digest; a probability that cannot be computed is 0, so it holds.
 
@@ -98,6 +99,21 @@ pub struct Fit {
     pub plain: Scorer,
     /// For items whose scale is known; `None` where the pictures or the catalogue had no sizes.
     pub sized: Option<Scorer>,
+    /// For items of several views, by their number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub several: BTreeMap<u32, Several>,
+}
+
+/// What was learned of items of so many views.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Several {
+    /// Items it was learned from.
+    pub rows: usize,
+    /// For items without a true size.
+    pub plain: Scorer,
+    /// For items whose scale is known.
+    pub sized: Option<Scorer>,
 }
 
 impl Scorer {
@@ -158,13 +174,22 @@ impl Weights {
 }
 
 impl Fit {
-    /// The one to use: by size only where every candidate has one.
+    /// The one to use for an item of so many views: by size only where every candidate has one. `None` where nothing was
+    /// learned of items of so many views.
     #[must_use]
-    pub fn scorer(&self, candidates: &[Scored]) -> &Scorer {
-        match &self.sized {
-            Some(sized) if candidates.iter().all(|candidate| candidate.size_log.is_some()) => sized,
-            _ => &self.plain,
-        }
+    pub fn scorer(&self, candidates: &[Scored], views: usize) -> Option<&Scorer> {
+        let (plain, sized) = match views {
+            1 => (&self.plain, &self.sized),
+            _ => self.several.get(&u32::try_from(views).ok()?).map(|several| (&several.plain, &several.sized))?,
+        };
+        let is_sized = candidates.iter().all(|candidate| candidate.size_log.is_some());
+        Some(sized.as_ref().filter(|_| is_sized).unwrap_or(plain))
+    }
+
+    /// All of them, for checks.
+    fn scorers(&self) -> impl Iterator<Item = &Scorer> {
+        let several = self.several.values().flat_map(|several| std::iter::once(&several.plain).chain(&several.sized));
+        std::iter::once(&self.plain).chain(&self.sized).chain(several)
     }
 
     /// Whether the pair's difference is that of the likeness; before, it was that of the nearest cosine.
@@ -212,7 +237,7 @@ impl Fit {
             let known = format!("{FORMAT_OLDEST} to {FORMAT}");
             return Err(fault(format!("it has format {}, this version reads {known}", fit.format)));
         }
-        for scorer in std::iter::once(&fit.plain).chain(&fit.sized) {
+        for scorer in fit.scorers() {
             let Weights { similarity, likeness, size, shape, pair, group, none } = scorer.weights;
             let rises = scorer.curve.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]);
             if !rises || scorer.curve.iter().flatten().any(|value| !(0.0..=1.0).contains(value)) {
@@ -248,7 +273,7 @@ impl Fit {
         plain: Scorer,
         sized: Option<Scorer>,
     ) -> Self {
-        Self { format: FORMAT, generation_sha256, target_error, rows, plain, sized }
+        Self { format: FORMAT, generation_sha256, target_error, rows, plain, sized, several: BTreeMap::new() }
     }
 }
 
@@ -315,8 +340,12 @@ mod tests {
         let p = scorer().probabilities(&[scored(0.80, Some(-9.0)), scored(0.79, Some(1.0))]);
         assert!(p[1] > 0.9, "{p:?}");
         let fit = fit();
-        assert!(std::ptr::eq(fit.scorer(&[scored(0.8, Some(1.0)), scored(0.7, None)]), &raw const fit.plain));
-        assert!(!std::ptr::eq(fit.scorer(&[scored(0.8, Some(1.0))]), &raw const fit.plain));
+        assert!(std::ptr::eq(
+            fit.scorer(&[scored(0.8, Some(1.0)), scored(0.7, None)], 1).unwrap(),
+            &raw const fit.plain
+        ));
+        assert!(!std::ptr::eq(fit.scorer(&[scored(0.8, Some(1.0))], 1).unwrap(), &raw const fit.plain));
+        assert_eq!(fit.scorer(&[scored(0.8, None)], 3), None, "nothing was learned of items of three views");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::MatchError;
-use super::fit::{Fit, Scored, Scorer, Weights, on_curve};
+use super::fit::{Fit, Scored, Scorer, Several, Weights, on_curve};
 use crate::types::Digest;
 
 /// Pictures below which nothing is fitted.
@@ -66,6 +66,21 @@ pub fn fit(
     unknown_ratio: f32,
     target_error: f32,
 ) -> Result<Fit, MatchError> {
+    let (plain, sized) = scorers(rows, unknown_ratio, target_error)?;
+    Ok(Fit::new(generation_sha256, target_error, rows.len(), plain, sized))
+}
+
+/// Learn the same of items of several views, each row one item; all of them seen in equally many.
+///
+/// # Errors
+/// When there are too few rows.
+pub fn several(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Result<Several, MatchError> {
+    let (plain, sized) = scorers(rows, unknown_ratio, target_error)?;
+    Ok(Several { rows: rows.len(), plain, sized })
+}
+
+/// Without size, and with it where enough rows have one.
+fn scorers(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Result<(Scorer, Option<Scorer>), MatchError> {
     if rows.len() < ROWS_MIN {
         return Err(MatchError::TooFewRows { rows: rows.len(), needed: ROWS_MIN });
     }
@@ -81,7 +96,7 @@ pub fn fit(
     let is_sized = |row: &FitRow| row.candidates.iter().all(|(_, scored)| scored.size_log.is_some());
     let sized: Vec<FitRow> = rows.iter().filter(|row| is_sized(row)).cloned().collect();
     let sized = (sized.len() >= ROWS_MIN).then(|| scorer(&sized, unknown_ratio, target_error));
-    Ok(Fit::new(generation_sha256, target_error, rows.len(), scorer(&plain, unknown_ratio, target_error), sized))
+    Ok((scorer(&plain, unknown_ratio, target_error), sized))
 }
 
 fn scorer(rows: &[FitRow], unknown_ratio: f32, target_error: f32) -> Scorer {

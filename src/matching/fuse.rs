@@ -6,6 +6,7 @@ use super::fit::{Fit, Scored};
 use super::rank::{MARGIN_MAX, TOP_PARTS};
 use super::search::PartIndex;
 use super::shape::Shape;
+use super::views::mean;
 use crate::measure;
 use crate::types::{Digest, Foreshortening, MatchEvidence, RankedPart, SizeMm, Tier};
 
@@ -29,13 +30,23 @@ impl PartIndex {
 
     /// Rank the candidates of `evidence`, as a search gave them, by all that is known of them. Keeps the best five.
     #[must_use]
-    pub fn fuse(&self, mut evidence: MatchEvidence, seen: &Seen) -> MatchEvidence {
+    pub fn fuse(&self, evidence: MatchEvidence, seen: &Seen) -> MatchEvidence {
+        self.fuse_views(evidence, std::slice::from_ref(seen))
+    }
+
+    /// The same of an item of several views, as [`PartIndex::search_views`] searched them. Without a fit for so many
+    /// views nothing has a probability.
+    #[must_use]
+    pub fn fuse_views(&self, mut evidence: MatchEvidence, views: &[Seen]) -> MatchEvidence {
         let Some(fit) = self.fit() else {
             evidence.top_k.truncate(TOP_PARTS);
             return evidence;
         };
-        let scored = self.scored(&evidence.top_k, seen);
-        let scorer = fit.scorer(&scored);
+        let scored = self.scored_views(&evidence.top_k, views);
+        let Some(scorer) = fit.scorer(&scored, views.len()) else {
+            evidence.top_k.truncate(TOP_PARTS);
+            return evidence;
+        };
         let (probabilities, unknown) = (scorer.probabilities(&scored), scorer.unknown_probability(&scored));
         for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(probabilities) {
             (ranked.probability, ranked.size_log, ranked.shape) = (Some(probability), scored.size_log, scored.shape);
@@ -69,13 +80,20 @@ impl PartIndex {
     /// What each of `ranked`, best first, shows for itself.
     #[must_use]
     pub fn scored(&self, ranked: &[RankedPart], seen: &Seen) -> Vec<Scored> {
+        self.scored_views(ranked, std::slice::from_ref(seen))
+    }
+
+    /// The same of an item of several views: the mean over those that say something.
+    #[must_use]
+    pub fn scored_views(&self, ranked: &[RankedPart], views: &[Seen]) -> Vec<Scored> {
         let first = ranked.first().map_or("", |first| first.part_id.as_str());
         let size_log = |part_id: &str| {
-            let (part_mm, size_mm) = (self.sizes().of(part_id)?, seen.size_mm?);
-            match &seen.foreshortening {
-                Some(shown) => measure::log_likelihood_shown(part_mm, size_mm, shown),
-                None => measure::log_likelihood(part_mm, size_mm),
-            }
+            let part_mm = self.sizes().of(part_id)?;
+            let of_view = |seen: &Seen| match &seen.foreshortening {
+                Some(shown) => measure::log_likelihood_shown(part_mm, seen.size_mm?, shown),
+                None => measure::log_likelihood(part_mm, seen.size_mm?),
+            };
+            mean_of_known(views.iter().map(of_view))
         };
         let looks = |one: &RankedPart| match one.likeness {
             Some(likeness) if self.fit().is_none_or(Fit::pairs_by_likeness) => likeness,
@@ -83,9 +101,12 @@ impl PartIndex {
         };
         // Of the part and its pair: the shape's and the looks' half difference.
         let apart = |one: &RankedPart| {
-            let (shape, other) = (seen.shape.as_ref()?, self.pair_of(one, ranked)?);
-            let of = |part: &RankedPart| self.shapes().likeness(shape, &part.part_id);
-            Some(((of(one)? - of(other)?) / 2.0, (looks(one) - looks(other)) / 2.0))
+            let other = self.pair_of(one, ranked)?;
+            let of_view = |seen: &Seen| {
+                let of = |part: &RankedPart| self.shapes().likeness(seen.shape.as_ref()?, &part.part_id);
+                Some((of(one)? - of(other)?) / 2.0)
+            };
+            Some((mean_of_known(views.iter().map(of_view))?, (looks(one) - looks(other)) / 2.0))
         };
         let scored = |(position, one): (usize, &RankedPart)| {
             let apart = apart(one);
@@ -130,4 +151,10 @@ impl PartIndex {
             None => Tier::Delta,
         }
     }
+}
+
+/// Mean of the values that are there; `None` where none is.
+fn mean_of_known(values: impl Iterator<Item = Option<f32>>) -> Option<f32> {
+    let known: Vec<f32> = values.flatten().collect();
+    (!known.is_empty()).then(|| mean(known.into_iter()))
 }

@@ -41,6 +41,7 @@ mod sizes;
 mod store;
 pub mod tune;
 mod verify;
+mod views;
 
 pub use build::{
     BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, Phase, Progress, RECALL_TARGET_DEFAULT,
@@ -50,7 +51,7 @@ pub use duplicates::{DuplicatePair, Duplicates};
 pub use error::MatchError;
 pub use evaluate::{Evaluation, Query, evaluate};
 pub use evidence::{HITS_HALF_LIFE, Rates, TierEvidence};
-pub use fit::{Fit, Scored, Scorer, Weights};
+pub use fit::{Fit, Scored, Scorer, Several, Weights};
 pub use fitting::FitRow;
 pub use fuse::Seen;
 pub use groups::Groups;
@@ -65,3 +66,4 @@ pub use shapes::{Shapes, ShapesBuilder};
 pub use sizes::Sizes;
 pub use store::{Quarantined, current_name};
 pub use verify::{Verification, verify};
+pub use views::{Together, seen_together};

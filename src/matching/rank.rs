@@ -48,7 +48,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Of equally similar templates the earlier one, so that the answer does not depend on the order of search.
-    fn beats(&self, other: &Self) -> bool {
+    pub(super) fn beats(&self, other: &Self) -> bool {
         self.similarity > other.similarity || (self.similarity == other.similarity && self.template < other.template)
     }
 }
@@ -162,7 +162,7 @@ impl Names<'_> {
         }
     }
 
-    fn ranked(&self, candidate: &Candidate) -> Option<RankedPart> {
+    pub fn ranked(&self, candidate: &Candidate) -> Option<RankedPart> {
         let similarity = candidate.similarity;
         if candidate.tier == Tier::Delta {
             let (template, part_id, color_id) = self.delta.get(candidate.template)?;

@@ -91,32 +91,8 @@ impl PartIndex {
         learning: Learning<'_>,
     ) -> Result<Vec<MatchEvidence>, MatchError> {
         let queries = self.normalised(embeddings)?;
-        let watch = Stopwatch::start();
-        let mut tops = self.search_hot(&queries);
-        let delta = DeltaView::new(learning.delta, &self.generation.manifest.embedding, &self.generation.ids);
-        delta.search(&queries, self.dim(), &mut tops);
-        let names = self.names(&delta);
-        let stage1_ms = watch.ms() / tops.len().max(1) as f32;
-
-        let unsure: Vec<usize> =
-            (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, learning.group_margin, &names)).collect();
-        let watch = Stopwatch::start();
-        self.search_cold(&queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops);
-        let stage2_ms = watch.ms() / unsure.len().max(1) as f32;
-
-        let mut entered = vec![false; tops.len()];
-        unsure.iter().for_each(|&at| entered[at] = true);
-        let answers = tops.iter().zip(entered).enumerate().map(|(position, (top, entered_stage2))| {
-            let stage2_ms = if entered_stage2 { stage2_ms } else { 0.0 };
-            let stages = Stages { entered_stage2, stage1_ms, stage2_ms };
-            let query = &queries[position * self.dim()..(position + 1) * self.dim()];
-            let likeness =
-                |candidate: &Candidate| self.fit.as_ref().and_then(|_| self.likeness(query, candidate, &delta));
-            // An index has at least one template, so only a broken one finds nothing.
-            rank::evidence(top.parts(), &names, stages, likeness)
-                .ok_or_else(|| MatchError::damaged(&self.generation.dir, format!("query {position} found nothing")))
-        });
-        answers.collect()
+        let delta = self.delta_view(learning);
+        self.answers(&queries, self.tops(&queries, rule, learning.group_margin, &delta), &delta, self.fit.is_some())
     }
 
     /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by. Gives
@@ -126,29 +102,99 @@ impl PartIndex {
     /// As [`PartIndex::search`].
     pub fn search_exact(&self, embeddings: &[f32]) -> Result<Vec<MatchEvidence>, MatchError> {
         let queries = self.normalised(embeddings)?;
-        let mut tops = vec![TopParts::default(); queries.len() / self.dim()];
-        let all: Vec<usize> = (0..tops.len()).collect();
-        self.search_cold(&queries, &all, usize::MAX, &mut tops);
-        let stages = Stages { entered_stage2: true, stage1_ms: 0.0, stage2_ms: 0.0 };
-        let damaged = || MatchError::damaged(&self.generation.dir, "an exhaustive search found nothing");
-        let delta = DeltaView::default();
-        let names = self.names(&delta);
-        let answers = tops.iter().zip(queries.chunks_exact(self.dim())).map(|(top, query)| {
-            let likeness = |candidate: &Candidate| self.likeness(query, candidate, &delta);
-            rank::evidence(top.parts(), &names, stages, likeness).ok_or_else(damaged)
+        self.answers(&queries, self.tops_exact(&queries), &DeltaView::default(), true)
+    }
+
+    /// The evidence of each query's parts; likenesses where `has_likeness`.
+    fn answers(
+        &self,
+        queries: &[f32],
+        tops: Vec<(TopParts, Stages)>,
+        delta: &DeltaView<'_>,
+        has_likeness: bool,
+    ) -> Result<Vec<MatchEvidence>, MatchError> {
+        let names = self.names(delta);
+        let answers = tops.iter().zip(queries.chunks_exact(self.dim())).map(|((top, stages), query)| {
+            let likeness =
+                |candidate: &Candidate| has_likeness.then(|| self.likeness(query, candidate.part, delta)).flatten();
+            // An index has at least one template, so only a broken one finds nothing.
+            rank::evidence(top.parts(), &names, *stages, likeness).ok_or_else(|| self.found_nothing())
         });
         answers.collect()
     }
 
-    /// How alike `query`, of length 1, is to all templates of the candidate's part.
-    fn likeness(&self, query: &[f32], candidate: &Candidate, delta: &DeltaView<'_>) -> Option<f32> {
-        let [catalogue, taught] = self.part_rows().each_ref().map(|rows| {
-            rows.of(candidate.part).iter().filter_map(|&row| {
-                let at = row as usize * query.len();
-                Some(cosine(query, self.generation.l2().get(at..at + query.len())?))
-            })
+    /// The best parts of each of `queries`, of length 1, by both stages.
+    pub(super) fn tops(
+        &self,
+        queries: &[f32],
+        rule: AcceptRule,
+        group_margin: f32,
+        delta: &DeltaView<'_>,
+    ) -> Vec<(TopParts, Stages)> {
+        let watch = Stopwatch::start();
+        let mut tops = self.search_hot(queries);
+        delta.search(queries, self.dim(), &mut tops);
+        let names = self.names(delta);
+        let stage1_ms = watch.ms() / tops.len().max(1) as f32;
+
+        let unsure: Vec<usize> =
+            (0..tops.len()).filter(|&at| !self.hot_answers(&tops[at], rule, group_margin, &names)).collect();
+        let watch = Stopwatch::start();
+        self.search_cold(queries, &unsure, self.generation.manifest.l2.nprobe, &mut tops);
+        let stage2_ms = watch.ms() / unsure.len().max(1) as f32;
+
+        let mut entered = vec![false; tops.len()];
+        unsure.iter().for_each(|&at| entered[at] = true);
+        let stages = |entered_stage2| Stages {
+            entered_stage2,
+            stage1_ms,
+            stage2_ms: if entered_stage2 { stage2_ms } else { 0.0 },
+        };
+        tops.into_iter().zip(entered.into_iter().map(stages)).collect()
+    }
+
+    /// The same by comparing with every template of L2.
+    pub(super) fn tops_exact(&self, queries: &[f32]) -> Vec<(TopParts, Stages)> {
+        let mut tops = vec![TopParts::default(); queries.len() / self.dim()];
+        let all: Vec<usize> = (0..tops.len()).collect();
+        self.search_cold(queries, &all, usize::MAX, &mut tops);
+        let stages = Stages { entered_stage2: true, stage1_ms: 0.0, stage2_ms: 0.0 };
+        tops.into_iter().map(|top| (top, stages)).collect()
+    }
+
+    pub(super) fn delta_view<'a>(&'a self, learning: Learning<'a>) -> DeltaView<'a> {
+        DeltaView::new(learning.delta, &self.generation.manifest.embedding, &self.generation.ids)
+    }
+
+    pub(super) fn found_nothing(&self) -> MatchError {
+        MatchError::damaged(&self.generation.dir, "a search found nothing")
+    }
+
+    /// How alike `query`, of length 1, is to all templates of the part of this number.
+    pub(super) fn likeness(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Option<f32> {
+        let [catalogue, taught] = self.part_rows().each_ref().map(|rows| self.cosines(query, rows.of(part)));
+        likeness(
+            catalogue.map(|(_, cosine)| cosine),
+            taught.map(|(_, cosine)| cosine).chain(delta.cosines(query, part)),
+        )
+    }
+
+    /// The template of the part of this number that `query`, of length 1, is most alike.
+    pub(super) fn nearest(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Option<Candidate> {
+        let rows = self.part_rows().iter().flat_map(|rows| self.cosines(query, rows.of(part)));
+        let of_generation = rows.map(|(template, similarity)| {
+            let tier = if self.generation.ids.is_hot(template) { Tier::L1 } else { Tier::L2 };
+            Candidate { template, part, similarity, tier }
         });
-        likeness(catalogue, taught.chain(delta.cosines(query, candidate.part)))
+        of_generation.chain(delta.candidates(query, part)).reduce(|best, one| if one.beats(&best) { one } else { best })
+    }
+
+    /// Cosines of `query` with the templates at `rows`.
+    fn cosines<'a>(&'a self, query: &'a [f32], rows: &'a [u32]) -> impl Iterator<Item = (u32, f32)> + 'a {
+        rows.iter().filter_map(move |&row| {
+            let at = row as usize * query.len();
+            Some((row, cosine(query, self.generation.l2().get(at..at + query.len())?)))
+        })
     }
 
     fn part_rows(&self) -> &[PartRows; 2] {
@@ -276,7 +322,7 @@ impl PartIndex {
     }
 
     /// A copy with every vector of length 1, so that inner products are cosines.
-    fn normalised(&self, embeddings: &[f32]) -> Result<Vec<f32>, MatchError> {
+    pub(super) fn normalised(&self, embeddings: &[f32]) -> Result<Vec<f32>, MatchError> {
         if !embeddings.len().is_multiple_of(self.dim()) {
             return Err(MatchError::Shape { values: embeddings.len(), dim: self.dim() });
         }
@@ -296,7 +342,7 @@ impl PartIndex {
             && (rank::margin(top.parts()) >= group_margin || !names.share_group(top.parts()))
     }
 
-    fn names<'a>(&'a self, delta: &'a DeltaView<'a>) -> Names<'a> {
+    pub(super) fn names<'a>(&'a self, delta: &'a DeltaView<'a>) -> Names<'a> {
         Names { ids: &self.generation.ids, groups: &self.generation.groups, delta }
     }
 

@@ -25,7 +25,7 @@ pub fn draw_inspection(image: &Image, inspection: &Inspection) -> Image {
     let scale = (i64::from(image.width_px()) / 640).max(1);
     for item in &inspection.items {
         let colour = colour_of(item.verdict);
-        canvas.outline(&item.bbox, 2 * scale, colour);
+        item.boxes().iter().for_each(|bbox| canvas.outline(bbox, 2 * scale, colour));
     }
     // After the boxes, so that none crosses a label.
     for item in &inspection.items {
@@ -49,7 +49,7 @@ fn label(canvas: &mut Canvas, item: &Item, scale: i64) {
     let text = label_of(item);
     let height = canvas::text_height(scale);
     #[expect(clippy::cast_possible_truncation, reason = "rounded positions within an image; saturates elsewhere")]
-    let (x, y) = (item.bbox.x1 as i64, item.bbox.y1 as i64);
+    let (x, y) = item.boxes().first().map_or((0, 0), |bbox| (bbox.x1 as i64, bbox.y1 as i64));
     // Above the box, or inside it at the picture's upper border.
     let y = if y >= height { y - height } else { y };
     let y = y.min(canvas.height() - height).max(0);
@@ -92,6 +92,7 @@ mod tests {
 
     fn item(verdict: Verdict, bbox: BoundingBox) -> Item {
         Item {
+            views: Vec::new(),
             size_mm: None,
             colour: None,
             ordinal: 0,

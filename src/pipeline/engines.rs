@@ -62,6 +62,7 @@ pub struct Engines {
 #[derive(Debug)]
 pub enum Locator {
     Whole,
+    Regions(Vec<BoundingBox>),
     Blob(BlobLocator),
     Detector(Box<DetectorLocator>),
 }
@@ -109,6 +110,7 @@ impl Engines {
         };
         match &recipe.locate {
             LocateStage::Whole => {}
+            LocateStage::Regions(regions) => engines.locator = Locator::Regions(regions.clone()),
             LocateStage::Blob(options) => engines.locator = Locator::Blob(BlobLocator::new(options.clone())),
             LocateStage::Detector { model, options, providers } => {
                 let manifest = ModelManifest::load(model)

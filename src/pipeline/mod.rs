@@ -18,6 +18,7 @@ mod artifacts;
 mod engines;
 mod history;
 mod housekeeping;
+mod identify;
 mod program;
 mod provenance;
 mod publish;

@@ -256,7 +256,7 @@ impl Reviewer {
         }
         let (image, artifact) = kept_frame(self.ledger.state_dir(), inspection)?;
         let embedding = &outline.manifest.embedding;
-        let crop = item.bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
+        let crop = item.largest_box().grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
         let manifest = ModelManifest::load(&stage.model).map_err(Box::new)?;
         if manifest.sha256() != embedding.model_sha256 {
             return Err(ReviewError::OtherModel);

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::artifacts::{self, Material};
 use super::engines::{Engines, Locator};
 use super::history::History;
+use super::identify::{Identifier, fault_of};
 use super::program::Program;
 use super::provenance::Provenances;
 use crate::anomaly::{AnomalyError, ScoreMap};
@@ -17,15 +18,13 @@ use crate::capture::{self, CapturedFrame, Payload};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
-use crate::inference::InferenceError;
 use crate::ledger::NewArtifact;
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate::{self, LocateError};
-use crate::matching::{AcceptRule, Learning, PartIndex, Seen, Shape};
-use crate::measure::{measure_colour, measure_size};
+use crate::matching::PartIndex;
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
-use crate::types::{BoundingBox, Digest, Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
+use crate::types::{Digest, Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
 
 /// What a station asks of its workers.
 #[derive(Debug, Clone)]
@@ -221,6 +220,7 @@ fn examine(
     let watch = Stopwatch::start();
     let located = match &mut engines.locator {
         Locator::Whole => Ok(locate::whole(image)),
+        Locator::Regions(regions) => locate::regions(image, regions),
         Locator::Blob(locator) => Ok(locator.locate(image)),
         Locator::Detector(locator) => locator.locate(image),
     };
@@ -229,6 +229,7 @@ fn examine(
         warn!(station = station.name, source, error = %error, "frame held: locating failed");
         let fault = match &error {
             LocateError::Inference(error) => fault_of(error),
+            LocateError::Region { .. } => Reason::RegionOutside,
             _ => Reason::ModelError,
         };
         found.evidence.faults.push(fault);
@@ -238,11 +239,11 @@ fn examine(
         detections.truncate(ITEMS_PER_FRAME_MAX);
         found.evidence.faults.push(Reason::TooManyItems);
     }
-    let boxes: Vec<BoundingBox> = detections.iter().map(|detection| detection.bbox).collect();
     found.evidence.items = detections
         .into_iter()
         .map(|d| ItemEvidence {
             bbox: d.bbox,
+            views: Vec::new(),
             label: d.label,
             confidence: d.confidence,
             matched: None,
@@ -250,67 +251,13 @@ fn examine(
             colour: None,
         })
         .collect();
-    if let Some(index) = index {
-        identify(station, engines, index, image, source, &boxes, found);
+    if let (Some(index), Some(matcher), Some(stage)) = (index, &mut engines.matcher, &station.recipe.matching) {
+        let (station, quality_levels) = (station.name.as_str(), &*station.quality_levels);
+        let identifier = Identifier { station, quality_levels, stage, matcher, index };
+        let faults = identifier.identify(image, source, &mut found.evidence.items, &mut found.timings);
+        found.evidence.faults.extend(faults);
     }
     score(station, engines, image, source, found);
-}
-
-fn identify(
-    station: &Station,
-    engines: &mut Engines,
-    index: &PartIndex,
-    image: &Image,
-    source: &str,
-    boxes: &[BoundingBox],
-    found: &mut Found,
-) {
-    let (Some(matcher), Some(stage)) = (&mut engines.matcher, &station.recipe.matching) else { return };
-    if boxes.is_empty() {
-        return;
-    }
-    let watch = Stopwatch::start();
-    for item in &mut found.evidence.items {
-        item.size_mm = stage.px_per_mm.and_then(|scale| measure_size(&item.bbox, scale));
-        item.colour =
-            stage.color.as_ref().and_then(|color| measure_colour(image, &item.bbox, color.gains, &matcher.colours));
-    }
-    let embedding = &index.manifest().embedding;
-    let crop_of =
-        |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
-    let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
-    let looks = match matcher.model.look(&crops, embedding.input_px) {
-        Ok(looks) => looks,
-        Err(error) => {
-            warn!(station = station.name, source, error = %error, "frame held: embedding failed");
-            found.evidence.faults.push(fault_of(&error));
-            return;
-        }
-    };
-    found.timings.embed = watch.ms();
-    let watch = Stopwatch::start();
-    let rule = AcceptRule { accept_similarity: stage.accept_similarity, accept_margin: stage.accept_margin };
-    let delta = matcher.delta.get();
-    let learning = Learning { delta: Some(&delta), group_margin: stage.group_margin };
-    match index.search_with(&looks.embeddings, rule, learning) {
-        Ok(matches) => {
-            let margin = 1.0 + 2.0 * embedding.crop_margin_ratio;
-            let seen = boxes.iter().zip(looks.foreshortenings).zip(matches);
-            for (item, ((bbox, shown), matched)) in found.evidence.items.iter_mut().zip(seen) {
-                let is_weighed = index.fit().is_some() && index.wants_shape(&matched.top_k);
-                let shape = is_weighed.then(|| Shape::of(image, bbox));
-                let foreshortening = shown.map(|shown| shown.of_inner(margin));
-                let mut matched = index.fuse(matched, &Seen { size_mm: item.size_mm, foreshortening, shape });
-                matched.quality_level = station.quality_levels.get(&matched.part_id).copied();
-                item.matched = Some(matched);
-            }
-        }
-        Err(error) => {
-            warn!(station = station.name, source, error = %error, "frame held: the part index failed");
-            found.evidence.faults.push(Reason::IndexUnavailable);
-        }
-    }
-    found.timings.matching = watch.ms();
 }
 
 fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, found: &mut Found) {
@@ -335,11 +282,6 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
         }
     }
     found.timings.anomaly = watch.ms();
-}
-
-/// Whether the model failed on this picture, or cannot answer at all now.
-fn fault_of(error: &InferenceError) -> Reason {
-    if error.is_unavailable() { Reason::ModelUnavailable } else { Reason::ModelError }
 }
 
 /// A picture that cannot be made is worth a warning, never the verdict.

@@ -58,6 +58,12 @@ impl BoundingBox {
         Self::new(self.x1 - dx, self.y1 - dy, self.x2 + dx, self.y2 + dy)
     }
 
+    /// The smallest box around both.
+    #[must_use]
+    pub fn around(&self, other: &Self) -> Self {
+        Self::new(self.x1.min(other.x1), self.y1.min(other.y1), self.x2.max(other.x2), self.y2.max(other.y2))
+    }
+
     /// Intersection over union, 0 to 1; 0 where either box is empty.
     #[must_use]
     pub fn iou(&self, other: &Self) -> f32 {

@@ -104,14 +104,34 @@ pub struct MatchEvidence {
     pub quality_level: Option<super::QualityLevel>,
 }
 
+/// One of several views of an item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemView {
+    /// `[x1, y1, x2, y2]` px.
+    pub bbox: BoundingBox,
+    /// 0 to 1.
+    pub detection_confidence: f32,
+    /// Sides of the box where the camera's scale is calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_mm: Option<SizeMm>,
+    /// What this view by itself is most alike, and how much (cosine, −1 to 1); `None` where it was not searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<f32>,
+}
+
 /// One located part within an inspection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     /// Position in the frame's list, from 0.
     pub ordinal: u32,
-    /// `[x1, y1, x2, y2]` px.
+    /// `[x1, y1, x2, y2]` px; around all views where there are several.
     pub bbox: BoundingBox,
-    /// Class name of the detector; `part` from the blob locator, `frame` for a whole frame.
+    /// The views it was seen in, where the recipe asks for several; what `matched` says of a part is the mean over them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<ItemView>,
+    /// Class name of the detector; `part` from the blob locator, `frame` for a whole frame, `region` for one of the recipe's.
     pub label: String,
     /// 0 to 1.
     pub detection_confidence: f32,
@@ -130,6 +150,20 @@ pub struct Item {
     pub matched: Option<MatchEvidence>,
     pub verdict: Verdict,
     pub reasons: Vec<Reason>,
+}
+
+impl Item {
+    /// Where it is seen: its views, or its one box.
+    #[must_use]
+    pub fn boxes(&self) -> Vec<BoundingBox> {
+        if self.views.is_empty() { vec![self.bbox] } else { self.views.iter().map(|view| view.bbox).collect() }
+    }
+
+    /// Where most of it is to be seen.
+    #[must_use]
+    pub fn largest_box(&self) -> BoundingBox {
+        self.boxes().into_iter().max_by(|a, b| a.area_px().total_cmp(&b.area_px())).unwrap_or(self.bbox)
+    }
 }
 
 /// What the anomaly model says of a frame.

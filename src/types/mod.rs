@@ -33,7 +33,7 @@ pub use foreshortening::Foreshortening;
 pub use gpu_stat::GpuStat;
 pub use image::{Image, ImageError};
 pub use inspection::{
-    AnomalyEvidence, ArtifactKind, ArtifactRef, DefectRegion, Inspection, InspectionId, Item, MatchEvidence,
+    AnomalyEvidence, ArtifactKind, ArtifactRef, DefectRegion, Inspection, InspectionId, Item, ItemView, MatchEvidence,
     RankedPart, SurfaceReading, Tier, Timings,
 };
 pub use kit::{Kit, KitLine, KitOrder, KitSession, KitTray, LowStock, Stock};

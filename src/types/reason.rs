@@ -26,6 +26,8 @@ pub enum Reason {
     TooManyItems,
     ItemCutByFrame,
     WrongLabel,
+    RegionOutside,
+    ViewCount,
     SimilarityLow,
     MarginSmall,
     GroupMarginSmall,
@@ -46,7 +48,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 35] = [
+    pub const ALL: [Reason; 37] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -65,6 +67,8 @@ impl Reason {
         Reason::TooManyItems,
         Reason::ItemCutByFrame,
         Reason::WrongLabel,
+        Reason::RegionOutside,
+        Reason::ViewCount,
         Reason::SimilarityLow,
         Reason::MarginSmall,
         Reason::GroupMarginSmall,
@@ -106,6 +110,8 @@ impl Reason {
             Reason::TooManyItems => "locate.too_many_items",
             Reason::ItemCutByFrame => "locate.item_cut_by_frame",
             Reason::WrongLabel => "locate.wrong_label",
+            Reason::RegionOutside => "locate.region_outside",
+            Reason::ViewCount => "locate.view_count",
             Reason::SimilarityLow => "match.similarity_low",
             Reason::MarginSmall => "match.margin_small",
             Reason::GroupMarginSmall => "match.group_margin_small",
@@ -148,10 +154,14 @@ impl Reason {
             Reason::TooManyItems => "more parts were found than the recipe allows; thin them out",
             Reason::ItemCutByFrame => "a part reaches out of the picture; move it into view",
             Reason::WrongLabel => "the detector named a class that the recipe does not allow",
+            Reason::RegionOutside => "a region of the recipe lies outside the picture; check the camera's mode",
+            Reason::ViewCount => {
+                "the item is not seen in as many views as the recipe asks for; check cameras and mirrors"
+            }
             Reason::SimilarityLow => "the part looks like nothing in the catalogue; it may be unknown",
             Reason::MarginSmall => "two catalogue parts look about equally alike; a person must choose",
             Reason::ProbabilityLow => "the best part is not probable enough; a person must choose",
-            Reason::NotFitted => "the index generation has no fit; run `loupe index fit`",
+            Reason::NotFitted => "the index has no fit, or none for so many views; run `loupe index fit`",
             Reason::GroupMarginSmall => {
                 "two parts that are known to be confused look about equally alike; a person must choose"
             }

@@ -111,6 +111,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
         colour: None,
         ordinal,
         bbox: BoundingBox::new(10.25, 20.5, 110.75, 95.125),
+        views: Vec::new(),
         label: "part".to_owned(),
         detection_confidence: 0.9,
         part_id: Some("3001".to_owned()),

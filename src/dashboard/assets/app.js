@@ -183,10 +183,11 @@ function drawBoxes(inspection, isOn) {
   // Worst last, so that it lies on top.
   const gravity = { pass: 0, hold: 1, fail: 2 };
   for (const item of [...inspection.items].sort((a, b) => gravity[a.verdict] - gravity[b.verdict])) {
-    const [x1, y1, x2, y2] = item.bbox;
-    const place = { x: left + x1 * scale, y: top + y1 * scale, width: Math.max(1, (x2 - x1) * scale), height: Math.max(1, (y2 - y1) * scale), rx: 2 };
+    const placeOf = ([x1, y1, x2, y2]) => ({ x: left + x1 * scale, y: top + y1 * scale, width: Math.max(1, (x2 - x1) * scale), height: Math.max(1, (y2 - y1) * scale), rx: 2 });
+    const places = (item.views ? item.views.map((view) => view.bbox) : [item.bbox]).map(placeOf);
+    const [place] = places;
     const group = svg("g", { class: item.ordinal === state.pickedItem ? "is-picked" : "" });
-    group.append(svg("rect", { ...place, class: "halo" }), svg("rect", { ...place, class: item.verdict }));
+    for (const each of places) group.append(svg("rect", { ...each, class: "halo" }), svg("rect", { ...each, class: item.verdict }));
     layer.append(group);
     const name = item.verdict === "pass" ? nameOf(item) : `${WORDS[item.verdict]} ${nameOf(item)}`;
     if (item.label !== "frame" || item.part_id) drawTag(group, name, item.verdict, place, { width, height });
@@ -208,6 +209,12 @@ function drawTag(group, name, verdict, place, stage) {
 function nameOf(item) {
   if (item.part_id) return item.part_id;
   return item.matched ? `${item.matched.part_id}?` : item.label;
+}
+
+/** What each view by itself is most alike; empty for an item that was seen once. */
+function viewsOf(item) {
+  if (!item.views) return "";
+  return `${item.views.length} views: ${item.views.map((view) => `${view.part_id || "–"} ${fixed(view.similarity, 2)}`).join(", ")}`;
 }
 
 /** What a fit says of a match; empty where the index has none. */
@@ -262,6 +269,8 @@ function drawItems(inspection) {
     if (item.reasons.length) name.append(element("small", { text: item.reasons.join(", ") }));
     const sure = surenessOf(match);
     if (sure) name.append(element("small", { text: sure, title: rivalsOf(match) }));
+    const views = viewsOf(item);
+    if (views) name.append(element("small", { text: views, title: "what each view by itself is most alike; the decision rests on all of them" }));
     const mark = element("td", { title: words || "passed" }, shape(item.verdict, item.verdict), element("span", { className: "spoken", text: WORDS[item.verdict] }));
     const row = element("tr", { className: item.ordinal === state.pickedItem ? "is-picked" : "" },
       mark, name,

@@ -37,6 +37,7 @@ fn item(ordinal: u32, (part, color, is_accepted): Seen) -> Item {
         colour: None,
         ordinal,
         bbox: BoundingBox::new(0.0, 0.0, 1.0, 1.0),
+        views: Vec::new(),
         label: "part".to_owned(),
         detection_confidence: 1.0,
         part_id: is_accepted.then(|| part.to_owned()),

