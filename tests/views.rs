@@ -195,7 +195,7 @@ fn two_mirrors_show_one_item_and_another_number_of_views_is_held() {
 fn what_a_recipe_says_of_views_and_regions_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     for (locate, matching, words) in [
-        ("kind = \"whole\"", "views = 2", "needs a box for each view"),
+        ("kind = \"whole\"", "views = 2", "let the source put 2 pictures together"),
         (REGIONS, "views = 3", "`[locate]` has 2 regions"),
         (REGIONS, "views = 1", "must be 2 to 16"),
         ("kind = \"regions\"", "", "list [x1, y1, x2, y2]"),
@@ -243,4 +243,74 @@ fn rows_of_one_item_are_fitted_and_judged_together() {
     assert!(views["items"].as_u64().unwrap() > 1, "{together}");
     assert!(views["top1"].as_f64() >= together["top1"].as_f64(), "{together}");
     assert!(views["top1_fused"].is_null(), "there is no fit");
+}
+
+/// A sample's picture under another name, a little darker the higher `step` is: never the same bytes twice.
+fn view(folder: &Path, name: &str, file: &str, step: u8) {
+    let image = capture::read_image(&samples().join("parts").join(file)).unwrap();
+    let bgr = image.bgr().iter().map(|value| value.saturating_sub(step)).collect();
+    let image = Image::from_bgr(image.width_px(), image.height_px(), bgr).unwrap();
+    fs::write(folder.join(name), capture::encode_png(&image).unwrap()).unwrap();
+}
+
+#[test]
+fn pictures_of_one_item_are_one_frame_and_a_doubtful_view_holds_it() {
+    use loupe::config::Recipe;
+    use loupe::decide::{Decision, Evidence, decide};
+
+    let dir = tempfile::tempdir().unwrap();
+    let (state, pictures) = (dir.path().join("state"), dir.path().join("in"));
+    fs::create_dir(&pictures).unwrap();
+    let part = &some_parts()[0];
+    let (left, top) = (first_template(part, 0), first_template(part, 1));
+    // Whole; without its second view; one view grey; one camera frozen since the unit before.
+    view(&pictures, "box1_left.png", &left, 0);
+    view(&pictures, "box1_top.png", &top, 0);
+    view(&pictures, "box2_left.png", &left, 1);
+    view(&pictures, "box3_left.png", &left, 2);
+    let grey = Image::from_bgr(90, 90, vec![120; 90 * 90 * 3]).unwrap();
+    fs::write(pictures.join("box3_top.png"), capture::encode_png(&grey).unwrap()).unwrap();
+    view(&pictures, "box4_left.png", &left, 2);
+    view(&pictures, "box4_top.png", &top, 4);
+    let body = "views = 2\naccept_similarity = 0.5\naccept_margin = 0.0\ngroup_margin = 0.0";
+    let recipe_path = recipe(dir.path(), "kind = \"whole\"", body);
+    let output = succeed(
+        loupe()
+            .args(["inspect", "--json", "--views", "2", "--artifacts", "all", "--recipe"])
+            .arg(&recipe_path)
+            .arg("--state")
+            .arg(&state)
+            .arg(&pictures),
+    );
+    let found: Vec<Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |unit: &str| {
+        let is_it = |line: &&Value| line["source"].as_str().unwrap().ends_with(&format!("{unit}_*"));
+        found.iter().find(is_it).unwrap_or_else(|| panic!("{unit} of {found:?}"))
+    };
+    assert_eq!(found.len(), 4);
+    let whole = of("box1");
+    assert_eq!(whole["verdict"], "pass", "{whole}");
+    assert_eq!(whole["items"].as_array().unwrap().len(), 1);
+    assert_eq!(whole["items"][0]["part_id"].as_str(), Some(part.as_str()));
+    assert_eq!(whole["items"][0]["views"].as_array().unwrap().len(), 2);
+    assert_eq!(whole["views"].as_array().unwrap().len(), 2);
+    assert_eq!(whole["quality"]["views"].as_array().unwrap().len(), 2);
+    for (unit, reason) in [("box2", "source.view_missing"), ("box3", "frame.low_contrast"), ("box4", "frame.frozen")] {
+        let line = of(unit);
+        assert_eq!(line["verdict"], "hold", "{line}");
+        assert!(line["reasons"].to_string().contains(reason), "{unit}: {}", line["reasons"]);
+    }
+
+    let rule = Recipe::load(&recipe_path).unwrap();
+    for inspection in loupe::ledger::LedgerReader::open(&state).unwrap().recent(10).unwrap() {
+        let again = decide(&Evidence::of(&inspection), loupe::pipeline::criteria(&rule));
+        let Decision::Decided { verdict, reasons, items } = again else { panic!("{} is now ignored", inspection.code) };
+        assert_eq!((verdict, &reasons, &items), (inspection.verdict, &inspection.reasons, &inspection.items));
+    }
+    let surface = support::plate_recipe(dir.path(), &Assets::get().bank(), "");
+    let refused = fail_with(loupe().args(["inspect", "--views", "2", "--recipe"]).arg(&surface).arg(&pictures), 78);
+    assert!(refused.contains("judges one picture"), "{refused}");
+    let blobs = recipe(dir.path(), "kind = \"blob\"", "views = 2");
+    let refused = fail_with(loupe().args(["inspect", "--views", "40", "--recipe"]).arg(&blobs).arg(&pictures), 1);
+    assert!(refused.contains("must be 2 to 16"), "{refused}");
 }

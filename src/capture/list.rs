@@ -96,7 +96,7 @@ fn first_column(text: &str) -> Result<Vec<String>, csv::Error> {
 }
 
 /// Runs of digits compare as numbers, everything else by code point.
-fn natural_order(a: &str, b: &str) -> Ordering {
+pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
     let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
     while let (Some(&l), Some(&r)) = (left.first(), right.first()) {
         if l.is_ascii_digit() && r.is_ascii_digit() {

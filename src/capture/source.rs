@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Entry, FilesSource};
+use super::views::ViewsSource;
 use super::watch::WatchSource;
 use super::{CaptureError, list};
 use crate::clock::{Clock, Stopwatch};
+use crate::limits::VIEWS_PER_ITEM_MAX;
 use crate::shutdown::Shutdown;
 use crate::types::{Digest, Image, Reason, Timestamp};
 
@@ -22,6 +24,8 @@ pub const VIDEO_EXTENSIONS: [&str; 7] = ["mp4", "mkv", "avi", "mov", "m4v", "web
 pub enum Payload {
     /// A picture file's bytes, not yet looked at.
     Encoded(Vec<u8>),
+    /// Picture files of the views of one item, each with its name, in the order in which they stand side by side.
+    Views(Vec<(String, Vec<u8>)>),
     /// Pixels of a video frame.
     Pixels(Image),
     /// A frame that should be there and is not; the source goes on after it.
@@ -36,7 +40,7 @@ pub enum Payload {
 /// One frame as it left its source.
 #[derive(Debug, Clone)]
 pub struct CapturedFrame {
-    /// `path`, or `path#frame` with frames counted from 0.
+    /// `path`, `path#frame` with frames counted from 0, or `unit*` of several pictures.
     pub source: String,
     /// Position in this source's output, from 0, without gaps.
     pub seq: u64,
@@ -93,6 +97,10 @@ pub struct SourceSpec {
     /// Videos only: every nth frame, ≥ 1. Default: 1.
     #[serde(default = "one")]
     pub every_nth: u32,
+    /// Folders and lists only: so many pictures, named `UNIT_VIEW.ext`, are views of one item and make one frame, 2 to
+    /// [`VIEWS_PER_ITEM_MAX`]. Default: each picture is a frame.
+    #[serde(default)]
+    pub views: Option<u32>,
 }
 
 fn one() -> u32 {
@@ -103,7 +111,7 @@ impl SourceSpec {
     /// A source with every option at its default.
     #[must_use]
     pub fn new(kind: SourceKind, path: impl Into<PathBuf>) -> Self {
-        Self { kind, path: path.into(), repeat: false, watch: false, rate_hz: None, every_nth: 1 }
+        Self { kind, path: path.into(), repeat: false, watch: false, rate_hz: None, every_nth: 1, views: None }
     }
 
     /// What is wrong with the options, in words; empty where nothing is.
@@ -118,6 +126,12 @@ impl SourceSpec {
         }
         if self.every_nth > 1 && self.kind != SourceKind::Video {
             faults.push("every_nth is for videos only".to_owned());
+        }
+        if let Some(fault) = self.views.and_then(|views| fault_of_views(views as usize)) {
+            faults.push(fault);
+        }
+        if self.views.is_some() && self.kind == SourceKind::Video {
+            faults.push("views is for folders and lists only".to_owned());
         }
         if self.watch && self.kind != SourceKind::Folder {
             faults.push("watch is for folders only".to_owned());
@@ -158,6 +172,10 @@ pub fn open_source(
         }
         Box::new(files)
     };
+    let source: Box<dyn FrameSource + Send> = match spec.views {
+        Some(views) => Box::new(ViewsSource::new(source, views as usize, shutdown.clone())),
+        None => source,
+    };
     Ok(match spec.rate_hz {
         Some(rate_hz) => Box::new(Paced::new(source, rate_hz, shutdown.clone())),
         None => source,
@@ -167,10 +185,12 @@ pub fn open_source(
 /// Pictures, folders of pictures and videos in the order given, as a command line names them.
 ///
 /// # Errors
-/// Where a path does not exist or a folder holds no picture. What no name or content tells to be a video is taken for
+/// Where a path does not exist, a folder holds no picture, or `views`, the pictures that make one frame, is not 2 to
+/// [`VIEWS_PER_ITEM_MAX`]. What no name or content tells to be a video is taken for
 /// a picture, so that decoding says what is wrong with it.
 pub fn paths_source(
     paths: &[PathBuf],
+    views: Option<usize>,
     clock: Clock,
     shutdown: &Shutdown,
 ) -> Result<Box<dyn FrameSource + Send>, CaptureError> {
@@ -185,7 +205,17 @@ pub fn paths_source(
             entries.push(Entry::Picture(path.clone()));
         }
     }
-    Ok(Box::new(FilesSource::new(entries, false, clock, shutdown.clone())))
+    let files = Box::new(FilesSource::new(entries, false, clock, shutdown.clone()));
+    let Some(views) = views else { return Ok(files) };
+    if let Some(fault) = fault_of_views(views) {
+        return Err(CaptureError::Option { path: paths.first().cloned().unwrap_or_default(), fault });
+    }
+    Ok(Box::new(ViewsSource::new(files, views, shutdown.clone())))
+}
+
+fn fault_of_views(views: usize) -> Option<String> {
+    let is_right = (2..=VIEWS_PER_ITEM_MAX).contains(&views);
+    (!is_right).then(|| format!("views is {views}, must be 2 to {VIEWS_PER_ITEM_MAX}"))
 }
 
 fn is_video(path: &Path) -> bool {
@@ -283,7 +313,7 @@ mod tests {
         assert!(is_video(&file("clip", b"\0\0\0\x20ftypisom")));
         assert!(!is_video(&file("text", b"hello")));
         assert!(!is_video(&file("odd.jpg", b"\0\0\0\x20ftypisom")));
-        let missing = paths_source(&[folder.path().join("none.jpg")], Clock::system(), &Shutdown::new());
+        let missing = paths_source(&[folder.path().join("none.jpg")], None, Clock::system(), &Shutdown::new());
         assert!(missing.unwrap_err().to_string().contains("none.jpg"));
     }
 }

@@ -170,11 +170,12 @@ fn run_paths(args: &RunArgs) -> anyhow::Result<()> {
     let mut locator = args.detector.open(args.score_min, args.class_agnostic)?;
     let shutdown = Shutdown::new();
     super::signals::stop_on_signal(&shutdown)?;
-    let mut source = capture::paths_source(&args.paths, Clock::system(), &shutdown)?;
+    let mut source = capture::paths_source(&args.paths, None, Clock::system(), &shutdown)?;
     let mut unreadable = 0_usize;
     while let Some(frame) = source.next()? {
         let image = match frame.payload {
             Payload::Pixels(image) => Ok(image),
+            Payload::Views(_) => Err(anyhow::anyhow!("{}: several pictures were not asked for", frame.source)),
             Payload::Encoded(bytes) => capture::decode_image(&bytes, &frame.source).map_err(anyhow::Error::from),
             Payload::Fault { message, .. } => Err(anyhow::anyhow!("{}: {message}", frame.source)),
         };

@@ -36,6 +36,9 @@ pub struct Args {
     /// Images, folders of images, or videos.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// So many pictures make one frame: views of one item, named UNIT_VIEW.ext (box7_left.jpg, box7_top.jpg).
+    #[arg(long, value_name = "N")]
+    views: Option<usize>,
     /// One JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
@@ -82,10 +85,13 @@ fn parse_policy(text: &str) -> Result<ArtifactPolicy, String> {
 /// When the recipe, a path, a model or the ledger cannot be used, or an inspection could not be stored.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let recipe = Arc::new(Recipe::load(&args.recipe).map_err(|error| Failure::config(error.into()))?);
+    if let Some(fault) = recipe.fault_of_source_views(args.views) {
+        return Err(Failure::config(anyhow::anyhow!("{}: {fault}", args.recipe.display())).into());
+    }
     let clock = Clock::system();
     let shutdown = Shutdown::new();
     super::signals::stop_on_signal(&shutdown)?;
-    let source = capture::paths_source(&args.paths, clock.clone(), &shutdown)?;
+    let source = capture::paths_source(&args.paths, args.views, clock.clone(), &shutdown)?;
     let runtime = Runtime::load(args.onnxruntime.as_deref())?;
     let ledger = Ledger::open(&args.state, clock.clone())
         .with_context(|| format!("state folder {} (choose another with --state)", args.state.display()))?;

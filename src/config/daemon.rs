@@ -185,6 +185,7 @@ struct RawSource {
     watch: bool,
     rate_hz: Option<f64>,
     every_nth: Option<u32>,
+    views: Option<u32>,
 }
 
 /// Where the dashboard listens unless told otherwise.
@@ -387,6 +388,10 @@ impl RawStation {
         }
         match Recipe::load(&folder.join(recipe)) {
             Ok(recipe) => {
+                let views = source.as_ref().and_then(|source| source.views).map(|views| views as usize);
+                if let Some(fault) = recipe.fault_of_source_views(views) {
+                    document.fault(&format!("{key_path}.recipe"), fault);
+                }
                 let recipe = StationRecipe::File(Box::new(recipe));
                 Some(StationConfig { name: self.name, recipe, source: source? })
             }
@@ -418,6 +423,7 @@ impl RawSource {
         spec.watch = self.watch;
         spec.rate_hz = self.rate_hz;
         spec.every_nth = self.every_nth.unwrap_or(1);
+        spec.views = self.views;
         for fault in spec.faults() {
             document.fault(key_path, fault);
         }

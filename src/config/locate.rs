@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Document;
-use super::recipe::{MatchStage, RawProviders, StageProviders, path_or_fault, validate_providers};
+use super::recipe::{MatchStage, RawProviders, Recipe, StageProviders, path_or_fault, validate_providers};
 use crate::limits::ITEMS_PER_FRAME_MAX;
 use crate::locate::{BlobOptions, DetectorOptions};
 use crate::types::BoundingBox;
@@ -91,15 +91,27 @@ fn checked_regions(regions: &[[f32; 4]], kind: LocateKind, document: &mut Docume
 
 /// Several views need as many boxes.
 pub(super) fn check_views(matching: Option<&MatchStage>, locate: &LocateStage, document: &mut Document) {
-    let Some(views) = matching.and_then(|stage| stage.views) else { return };
-    match locate {
-        LocateStage::Whole => {
-            let message = "needs a box for each view: `[locate]` of kind `regions`, `blob` or `detector`";
-            document.fault("match.views", message);
+    if let (Some(views), LocateStage::Regions(regions)) = (matching.and_then(|stage| stage.views), locate)
+        && regions.len() != views
+    {
+        document.fault("match.views", format!("is {views}, but `[locate]` has {} regions", regions.len()));
+    }
+}
+
+impl Recipe {
+    /// Why frames that a source puts together of so many pictures cannot be inspected by this recipe, in words. `None`: each
+    /// picture is a frame.
+    #[must_use]
+    pub fn fault_of_source_views(&self, pictures: Option<usize>) -> Option<String> {
+        if pictures.is_some() && self.anomaly.is_some() {
+            return Some("[anomaly] judges one picture, and the source puts several together (views)".to_owned());
         }
-        LocateStage::Regions(regions) if regions.len() != views => {
-            document.fault("match.views", format!("is {views}, but `[locate]` has {} regions", regions.len()));
-        }
-        _ => {}
+        let views = self.matching.as_ref().and_then(|stage| stage.views)?;
+        (matches!(self.locate, LocateStage::Whole) && pictures != Some(views)).then(|| {
+            format!(
+                "match.views is {views}, and the picture is the item: let the source put {views} pictures together \
+                 (views = {views}), or give [locate] a kind that finds {views} boxes"
+            )
+        })
     }
 }

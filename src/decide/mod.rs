@@ -17,6 +17,8 @@ const EDGE_MARGIN_PX: f32 = 1.5;
 pub struct Evidence {
     pub width_px: u32,
     pub height_px: u32,
+    /// Where the pictures lie that the frame is made of; empty where it is one.
+    pub views: Vec<BoundingBox>,
     /// Whether neighbouring frames show the same scene (a video, a live camera), so that `ignore` rules apply.
     pub is_stream: bool,
     /// `None` where the frame could not be decoded.
@@ -86,6 +88,7 @@ impl Evidence {
         Evidence {
             width_px: inspection.width_px,
             height_px: inspection.height_px,
+            views: inspection.views.clone(),
             is_stream: inspection.is_stream,
             quality: inspection.quality.clone(),
             items: inspection.items.iter().map(item).collect(),
@@ -94,6 +97,19 @@ impl Evidence {
             is_provider_fallback: inspection.is_provider_fallback,
             elapsed_ms: inspection.elapsed_ms,
         }
+    }
+
+    /// Whether a box of the item ends where its picture ends, so that the item may go on outside it.
+    fn cuts(&self, item: &ItemEvidence) -> bool {
+        let boxes = item.views.iter().map(|view| view.bbox);
+        let boxes: Vec<BoundingBox> = if item.views.is_empty() { vec![item.bbox] } else { boxes.collect() };
+        let whole = [BoundingBox::whole(self.width_px, self.height_px)];
+        let pictures = if self.views.is_empty() { &whole[..] } else { &self.views };
+        let is_cut = |bbox: &BoundingBox| {
+            let of = pictures.iter().max_by(|a, b| bbox.iou(a).total_cmp(&bbox.iou(b))).unwrap_or(&whole[0]);
+            bbox.reaches_border_of(of, EDGE_MARGIN_PX)
+        };
+        boxes.iter().any(is_cut)
     }
 }
 
@@ -115,10 +131,8 @@ pub fn decide(evidence: &Evidence, criteria: Criteria<'_>) -> Decision {
     }
 
     let ignores_edges = evidence.is_stream && rules.at_edge == EdgeRule::Ignore;
-    let is_cut = |item: &ItemEvidence| {
-        (criteria.has_detector || !crate::locate::is_placed(&item.label))
-            && item.bbox.touches_border(evidence.width_px, evidence.height_px, EDGE_MARGIN_PX)
-    };
+    let is_cut =
+        |item: &ItemEvidence| (criteria.has_detector || !crate::locate::is_placed(&item.label)) && evidence.cuts(item);
     let items: Vec<Item> = evidence
         .items
         .iter()

@@ -9,6 +9,7 @@ use crate::types::{
 
 fn quality(issues: Vec<Reason>) -> FrameQuality {
     FrameQuality {
+        views: Vec::new(),
         sharpness: 100.0,
         noise_level: 1.0,
         contrast_ratio: 0.3,
@@ -62,6 +63,7 @@ fn part(similarity: f32, margin: f32) -> ItemEvidence {
 
 fn evidence(items: Vec<ItemEvidence>) -> Evidence {
     Evidence {
+        views: Vec::new(),
         width_px: 100,
         height_px: 100,
         is_stream: false,

@@ -18,12 +18,12 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 pub struct History(Arc<(Mutex<Frames>, Condvar)>);
 
-/// By position; `None` for a frame that could not be decoded.
-type Frames = BTreeMap<u64, Option<PreviousFrame>>;
+/// By position; of each picture of the frame, nothing of one that could not be decoded.
+type Frames = BTreeMap<u64, Vec<PreviousFrame>>;
 
 impl History {
-    /// Say what frame `position` was; `None` when it could not be decoded.
-    pub fn publish(&self, position: u64, frame: Option<PreviousFrame>) {
+    /// Say what the pictures of frame `position` were; none when it could not be decoded.
+    pub fn publish(&self, position: u64, frame: Vec<PreviousFrame>) {
         let mut frames = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         frames.insert(position, frame);
         while frames.len() > KEPT_FRAMES {
@@ -33,16 +33,16 @@ impl History {
         self.0.1.notify_all();
     }
 
-    /// The frame before `position`, once it is known.
+    /// The pictures of the frame before `position`, once they are known.
     #[must_use]
-    pub fn before(&self, position: u64) -> Option<PreviousFrame> {
-        let wanted = position.checked_sub(1)?;
+    pub fn before(&self, position: u64) -> Vec<PreviousFrame> {
+        let Some(wanted) = position.checked_sub(1) else { return Vec::new() };
         let frames = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (frames, _) = self
             .0
             .1
             .wait_timeout_while(frames, WAIT_MAX, |frames| !frames.contains_key(&wanted))
             .unwrap_or_else(PoisonError::into_inner);
-        frames.get(&wanted).cloned().flatten()
+        frames.get(&wanted).cloned().unwrap_or_default()
     }
 }

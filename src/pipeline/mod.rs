@@ -15,6 +15,7 @@
 //! Overload: file input waits (a full queue blocks capture), so no frame of a file is ever dropped.
 
 mod artifacts;
+mod decoded;
 mod engines;
 mod history;
 mod housekeeping;

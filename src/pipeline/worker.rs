@@ -8,13 +8,14 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::artifacts::{self, Material};
+use super::decoded::{Decoded, Picture};
 use super::engines::{Engines, Locator};
 use super::history::History;
 use super::identify::{Identifier, fault_of};
 use super::program::Program;
 use super::provenance::Provenances;
 use crate::anomaly::{AnomalyError, ScoreMap};
-use crate::capture::{self, CapturedFrame, Payload};
+use crate::capture::CapturedFrame;
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{ArtifactPolicy, Recipe};
 use crate::decide::{Criteria, Decision, Evidence, ItemEvidence, decide};
@@ -24,7 +25,7 @@ use crate::locate::{self, LocateError};
 use crate::matching::PartIndex;
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
-use crate::types::{Digest, Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
+use crate::types::{Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
 
 /// What a station asks of its workers.
 #[derive(Debug, Clone)]
@@ -58,14 +59,6 @@ pub enum Product {
     Ignored { reason: Reason },
 }
 
-/// A decoded frame, or why there is none.
-struct Decoded {
-    image: Option<Image>,
-    encoded: Option<Vec<u8>>,
-    sha256: Digest,
-    fault: Option<Reason>,
-}
-
 /// Evidence in the making.
 struct Found {
     evidence: Evidence,
@@ -86,21 +79,25 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
     let watch = Stopwatch::start();
     let Job { position, frame, arrived, .. } = job;
     let CapturedFrame { source, seq, captured_at, is_stream, payload } = frame;
-    let decoded = decode(&source, payload);
+    let decoded = Decoded::of(&source, payload);
     let mut timings = Timings { decode: watch.ms(), ..Timings::default() };
 
-    let metrics = measure(engines, decoded.image.as_ref(), decoded.sha256, position, history, &mut timings);
+    let metrics = measure(engines, &decoded, position, history, &mut timings);
     let previous = history.before(position);
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds; f32 is exact enough for an age")]
     let age_ms = clock.now().ms_since(captured_at).max(0.0) as f32;
-    let quality = metrics.map(|metrics| {
-        quality::gate(&metrics, &station.recipe.quality.limits, age_ms, previous.as_ref(), decoded.sha256)
-    });
+    let limits = &station.recipe.quality.limits;
+    let judged =
+        decoded.pictures.iter().zip(&metrics).enumerate().map(|(view, (picture, metrics))| {
+            quality::gate(metrics, limits, age_ms, previous.get(view), picture.sha256)
+        });
+    let quality = quality::of_views(judged.collect());
     let (width_px, height_px) = decoded.image.as_ref().map_or((0, 0), |image| (image.width_px(), image.height_px()));
     let mut found = Found {
         evidence: Evidence {
             width_px,
             height_px,
+            views: decoded.views(),
             is_stream,
             quality,
             items: Vec::new(),
@@ -115,7 +112,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
     // One generation for the whole frame: what is recorded is what was searched.
     let index = engines.matcher.as_ref().map(|matcher| matcher.index.current());
     if let Some(image) = &decoded.image {
-        examine(station, engines, index.as_deref(), image, &source, &mut found);
+        examine(station, engines, index.as_deref(), &decoded, image, &source, &mut found);
     }
     found.evidence.elapsed_ms = arrived.ms();
 
@@ -139,6 +136,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         decided_at: clock.now().max(captured_at),
         width_px,
         height_px,
+        views: decoded.views(),
         frame_sha256: decoded.sha256,
         provenance_sha256: station.provenances.of(index.map(|index| (index.generation_sha256(), index.fit_sha256()))),
         verdict,
@@ -169,41 +167,21 @@ pub fn criteria(recipe: &Recipe) -> Criteria<'_> {
     }
 }
 
-fn decode(source: &str, payload: Payload) -> Decoded {
-    match payload {
-        Payload::Pixels(image) => {
-            let sha256 = Digest::of(image.bgr());
-            Decoded { image: Some(image), encoded: None, sha256, fault: None }
-        }
-        Payload::Encoded(bytes) => {
-            let sha256 = Digest::of(&bytes);
-            match capture::decode_image(&bytes, source) {
-                Ok(image) => Decoded { image: Some(image), encoded: Some(bytes), sha256, fault: None },
-                Err(error) => {
-                    warn!(source, error = %error, "frame held: it cannot be decoded");
-                    Decoded { image: None, encoded: Some(bytes), sha256, fault: Some(Reason::FrameUnreadable) }
-                }
-            }
-        }
-        Payload::Fault { reason, message, bytes_digest } => {
-            warn!(source, reason = %reason, message, "frame held: the source has a fault");
-            Decoded { image: None, encoded: None, sha256: bytes_digest, fault: Some(reason) }
-        }
-    }
-}
-
-/// Measure the frame and tell the station's other workers what it was, before waiting for the frame before it.
+/// Measure the frame's pictures and tell the station's other workers what they were, before waiting for the frame before
+/// it.
 fn measure(
     engines: &Engines,
-    image: Option<&Image>,
-    sha256: Digest,
+    decoded: &Decoded,
     position: u64,
     history: &History,
     timings: &mut Timings,
-) -> Option<FrameMetrics> {
+) -> Vec<FrameMetrics> {
     let watch = Stopwatch::start();
-    let metrics = image.map(|image| quality::measure(image, engines.reference.as_ref()));
-    history.publish(position, metrics.as_ref().map(|metrics| PreviousFrame { sha256, phash: metrics.phash }));
+    let measured = |picture: &Picture| quality::measure(&picture.image, engines.reference.as_ref());
+    let metrics: Vec<FrameMetrics> = decoded.pictures.iter().map(measured).collect();
+    let print =
+        |(picture, metrics): (&Picture, &FrameMetrics)| PreviousFrame { sha256: picture.sha256, phash: metrics.phash };
+    history.publish(position, decoded.pictures.iter().zip(&metrics).map(print).collect());
     timings.quality = watch.ms();
     metrics
 }
@@ -213,16 +191,17 @@ fn examine(
     station: &Station,
     engines: &mut Engines,
     index: Option<&PartIndex>,
+    decoded: &Decoded,
     image: &Image,
     source: &str,
     found: &mut Found,
 ) {
     let watch = Stopwatch::start();
     let located = match &mut engines.locator {
-        Locator::Whole => Ok(locate::whole(image)),
+        Locator::Whole => decoded.locate(|picture| Ok(locate::whole(picture))),
         Locator::Regions(regions) => locate::regions(image, regions),
-        Locator::Blob(locator) => Ok(locator.locate(image)),
-        Locator::Detector(locator) => locator.locate(image),
+        Locator::Blob(locator) => decoded.locate(|picture| Ok(locator.locate(picture))),
+        Locator::Detector(locator) => decoded.locate(|picture| locator.locate(picture)),
     };
     found.timings.locate = watch.ms();
     let mut detections = located.unwrap_or_else(|error| {
@@ -257,7 +236,10 @@ fn examine(
         let faults = identifier.identify(image, source, &mut found.evidence.items, &mut found.timings);
         found.evidence.faults.extend(faults);
     }
-    score(station, engines, image, source, found);
+    // What judges a surface knows one picture of it; of several it says nothing, and the frame is held for it.
+    if decoded.pictures.len() == 1 {
+        score(station, engines, image, source, found);
+    }
 }
 
 fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, found: &mut Found) {

@@ -145,7 +145,27 @@ pub fn gate(
         age_ms,
         status: judge.status(),
         issues: judge.issues,
+        views: Vec::new(),
     }
+}
+
+/// The quality of a frame of several views: one in doubt puts the frame in doubt.
+#[must_use]
+pub fn of_views(views: Vec<FrameQuality>) -> Option<FrameQuality> {
+    let worse = |a: &&FrameQuality, b: &&FrameQuality| {
+        a.issues.len().cmp(&b.issues.len()).then(b.sharpness.total_cmp(&a.sharpness))
+    };
+    let worst = views.iter().max_by(worse)?.clone();
+    if views.len() == 1 {
+        return Some(worst);
+    }
+    let mut issues = worst.issues.clone();
+    for issue in views.iter().flat_map(|view| &view.issues) {
+        if !issues.contains(issue) {
+            issues.push(*issue);
+        }
+    }
+    Some(FrameQuality { is_duplicate: views.iter().any(|view| view.is_duplicate), issues, views, ..worst })
 }
 
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ mod ssim;
 mod testing;
 mod working;
 
-pub use gate::{PreviousFrame, QualityLimits, gate};
+pub use gate::{PreviousFrame, QualityLimits, gate, of_views};
 pub use metrics::{FrameMetrics, measure};
 pub use ssim::{Reference, Similarity};
 pub use working::WORKING_WIDTH_PX_MAX;

@@ -74,13 +74,19 @@ impl BoundingBox {
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
-    /// Whether a side lies within `margin_px` of the image's border, so that the item may go on outside it.
+    /// The box moved by so many pixels.
     #[must_use]
-    pub fn touches_border(&self, width_px: u32, height_px: u32, margin_px: f32) -> bool {
-        self.x1 <= margin_px
-            || self.y1 <= margin_px
-            || self.x2 >= width_px as f32 - margin_px
-            || self.y2 >= height_px as f32 - margin_px
+    pub fn moved(&self, dx: f32, dy: f32) -> Self {
+        Self::new(self.x1 + dx, self.y1 + dy, self.x2 + dx, self.y2 + dy)
+    }
+
+    /// Whether a side lies within `margin_px` of a side of `picture`, so that the item may go on outside it.
+    #[must_use]
+    pub fn reaches_border_of(&self, picture: &Self, margin_px: f32) -> bool {
+        self.x1 <= picture.x1 + margin_px
+            || self.y1 <= picture.y1 + margin_px
+            || self.x2 >= picture.x2 - margin_px
+            || self.y2 >= picture.y2 - margin_px
     }
 }
 

@@ -301,6 +301,10 @@ pub struct Inspection {
     pub decided_at: Timestamp,
     pub width_px: u32,
     pub height_px: u32,
+    /// Where the pictures lie that the frame is made of, `[x1, y1, x2, y2]` px; empty where it is one picture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<BoundingBox>,
+    /// Of the picture file, of all of them one after the other, or of a video frame's pixels.
     pub frame_sha256: Digest,
     /// Of the canonical JSON of the provenance record, which the ledger holds.
     pub provenance_sha256: Digest,

@@ -54,6 +54,10 @@ pub struct FrameQuality {
     pub age_ms: f32,
     pub status: QaStatus,
     pub issues: Vec<Reason>,
+    /// Of each view, where the frame is made of several pictures: all else is that of the view with the most issues, or of
+    /// the least sharp one, and `issues` those of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<FrameQuality>,
 }
 
 mod hex_u64 {

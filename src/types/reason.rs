@@ -22,6 +22,7 @@ pub enum Reason {
     FrameUnlikeReference,
     FrameWrongSize,
     SourceEndedEarly,
+    ViewMissing,
     NothingFound,
     TooManyItems,
     ItemCutByFrame,
@@ -48,7 +49,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 37] = [
+    pub const ALL: [Reason; 38] = [
         Reason::FrameUnreadable,
         Reason::FrameStale,
         Reason::FrameFrozen,
@@ -63,6 +64,7 @@ impl Reason {
         Reason::FrameUnlikeReference,
         Reason::FrameWrongSize,
         Reason::SourceEndedEarly,
+        Reason::ViewMissing,
         Reason::NothingFound,
         Reason::TooManyItems,
         Reason::ItemCutByFrame,
@@ -106,6 +108,7 @@ impl Reason {
             Reason::FrameUnlikeReference => "frame.unlike_reference",
             Reason::FrameWrongSize => "frame.wrong_size",
             Reason::SourceEndedEarly => "source.ended_early",
+            Reason::ViewMissing => "source.view_missing",
             Reason::NothingFound => "locate.nothing_found",
             Reason::TooManyItems => "locate.too_many_items",
             Reason::ItemCutByFrame => "locate.item_cut_by_frame",
@@ -150,6 +153,7 @@ impl Reason {
             Reason::FrameUnlikeReference => "the scene differs from the reference picture; check the camera's position",
             Reason::FrameWrongSize => "the picture has another size than the recipe expects; check the camera's mode",
             Reason::SourceEndedEarly => "the video ended before its announced length; the rest was not inspected",
+            Reason::ViewMissing => "not all views of the item came; check the cameras and how they name their files",
             Reason::NothingFound => "no part was found; check that one is in view",
             Reason::TooManyItems => "more parts were found than the recipe allows; thin them out",
             Reason::ItemCutByFrame => "a part reaches out of the picture; move it into view",

@@ -235,6 +235,7 @@ pub fn inspection(number: u32, verdict: Verdict, reasons: &[Reason]) -> Inspecti
         frame_seq: u64::from(number),
         captured_at: now,
         decided_at: Timestamp::from_micros(now.as_micros() + 41_000),
+        views: Vec::new(),
         width_px: 640,
         height_px: 480,
         frame_sha256: Digest::of(&number.to_le_bytes()),

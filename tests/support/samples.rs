@@ -30,6 +30,7 @@ pub fn inspection(number: u64) -> Inspection {
         frame_seq: number,
         captured_at: Timestamp::from_micros(NOON_US + i64::try_from(number).unwrap()),
         decided_at: Timestamp::from_micros(NOON_US + i64::try_from(number).unwrap() + 40_000),
+        views: Vec::new(),
         width_px: 1920,
         height_px: 1080,
         frame_sha256: Digest::of(&number.to_le_bytes()),
@@ -126,6 +127,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
 
 fn quality(number: u64) -> FrameQuality {
     FrameQuality {
+        views: Vec::new(),
         sharpness: 512.3,
         noise_level: 1.7,
         contrast_ratio: 0.41,

@@ -64,6 +64,7 @@ fn tray(code: usize, seen: &[Seen]) -> Inspection {
         is_stream: false,
         captured_at: Timestamp::from_micros(0),
         decided_at: Timestamp::from_micros(0),
+        views: Vec::new(),
         width_px: 1,
         height_px: 1,
         frame_sha256: Digest::of(b""),
