@@ -373,3 +373,25 @@ fn the_same_picture_of_two_parts_is_a_duplicate_across_parts() {
     assert!(of.windows(2).all(|two| two[0] >= two[1]) && of.iter().all(|s| *s >= 0.9));
     assert!(found["templates"].as_u64().unwrap() > 100);
 }
+
+#[test]
+fn how_clear_a_colour_must_be_is_measured_on_known_pictures() {
+    let root = bundled().join("parts");
+    let colors = |more: &[&str]| {
+        let mut command = loupe();
+        command.args(["index", "colors", "--colors"]).arg(root.join("colours.csv")).arg("--queries");
+        command.arg(root.join("queries.csv")).arg("--root").arg(&root).args(more);
+        command
+    };
+    let measured: Value = serde_json::from_slice(&succeed(&mut colors(&["--json"])).stdout).unwrap();
+    assert_eq!(measured["pictures"], 48);
+    assert!(measured["right"].as_f64() > Some(0.7), "{measured}");
+    let margins = measured["margins"].as_array().unwrap();
+    let rates: Vec<f64> = margins.iter().map(|row| row["clear_rate"].as_f64().unwrap()).collect();
+    assert!(rates.windows(2).all(|pair| pair[0] >= pair[1]) && rates[0] > rates[5], "{rates:?}");
+    let red: Value =
+        serde_json::from_slice(&succeed(&mut colors(&["--json", "--gains", "3", "0.4", "0.4"])).stdout).unwrap();
+    assert!(red["right"].as_f64() < measured["right"].as_f64(), "a wrong white balance misleads: {red}");
+    let refused = fail_with(&mut colors(&["--gains", "0", "1", "1"]), 64);
+    assert!(refused.contains("must be above 0"), "{refused}");
+}

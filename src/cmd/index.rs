@@ -66,6 +66,8 @@ enum Command {
     Bench(BenchArgs),
     /// Check every byte, count and dimension of the live generation and compare a probe search with an exhaustive one.
     Verify(VerifyArgs),
+    /// Measure on pictures whose colour is known how often it is named right, and how clear it must be to count.
+    Colors(super::colors::Args),
     /// List templates that are nearly the same: of different parts, which will be confused, and of one part.
     Duplicates(super::duplicates::Args),
 }
@@ -168,6 +170,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Command::Rollback(args) => index_admin::rollback(&args),
         Command::Compact(args) => index_admin::compact(&args),
         Command::Bench(args) => index_bench::run(&args),
+        Command::Colors(args) => super::colors::run(&args),
         Command::Duplicates(args) => super::duplicates::run(&args),
     }
 }

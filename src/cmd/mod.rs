@@ -15,6 +15,7 @@ pub mod catalog;
 mod central_fit;
 mod central_recipe;
 pub mod check;
+mod colors;
 pub mod config;
 mod config_record;
 mod console;

@@ -11,7 +11,7 @@ use crate::anomaly::SearchMode;
 use crate::inference::{BatchLimits, Batching, ProviderPlan};
 use crate::limits::{BATCH_PICTURES_MAX, VIEWS_PER_ITEM_MAX};
 use crate::quality::QualityLimits;
-use crate::types::{Digest, QualityLevel};
+use crate::types::{ColourLimits, Digest, QualityLevel};
 
 /// A validated recipe. Named by the digest of its text: an edited recipe is another recipe.
 #[derive(Debug, Clone)]
@@ -73,6 +73,8 @@ pub struct ColorStage {
     pub table: PathBuf,
     /// White balance: factors of the linear red, green and blue light, from a grey card, > 0.
     pub gains: [f32; 3],
+    /// When a colour counts as the item's.
+    pub limits: ColourLimits,
 }
 
 /// How a frame's surface is compared with good ones.
@@ -209,6 +211,8 @@ struct RawMatch {
 struct RawColor {
     table: Option<PathBuf>,
     gains: Option<[f32; 3]>,
+    max_delta_e: Option<f32>,
+    min_margin: Option<f32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -379,7 +383,14 @@ impl RawColor {
             document.fault("match.color.gains", format!("is {gains:?}; each factor must be above 0"));
         }
         let what = "a CSV file with the columns color_id and rgb_hex";
-        ColorStage { table: path_or_fault(self.table, "match.color.table", what, document, folder), gains }
+        let defaults = ColourLimits::default();
+        let limits = ColourLimits {
+            max_delta_e: self.max_delta_e.unwrap_or(defaults.max_delta_e),
+            min_margin: self.min_margin.unwrap_or(defaults.min_margin),
+        };
+        check_range(document, "match.color.max_delta_e", limits.max_delta_e, 0.0, 100.0);
+        check_range(document, "match.color.min_margin", limits.min_margin, 0.0, 100.0);
+        ColorStage { table: path_or_fault(self.table, "match.color.table", what, document, folder), gains, limits }
     }
 }
 

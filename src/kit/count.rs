@@ -106,7 +106,8 @@ pub fn count<'a>(kit: &Kit, trays: impl IntoIterator<Item = &'a Inspection>) -> 
                 doubts.push(doubt_of(inspection, item, picture_doubt.clone()));
                 continue;
             };
-            let seen = item.matched.as_ref().and_then(|matched| matched.color_id.clone());
+            // Not the colour of the template that is most alike: parts look alike in any colour.
+            let seen = item.colour.as_ref().filter(|colour| colour.is_clear).map(|colour| colour.color_id.clone());
             let color = seen.filter(|_| colored.contains(part.as_str()));
             if color.is_none() && colored.contains(part.as_str()) && !any_color.contains(part.as_str()) {
                 doubts.push(doubt_of(inspection, item, vec!["kit.color_unknown".to_owned()]));

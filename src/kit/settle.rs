@@ -1,6 +1,6 @@
 //! What a person said of an item settles its doubt.
 
-use crate::types::{Inspection, Verdict};
+use crate::types::{ColourEvidence, Inspection, Verdict};
 
 /// Take item `ordinal` as `part` (and `color`, where it was said) instead of what was decided.
 ///
@@ -13,6 +13,9 @@ pub fn settle(inspection: &mut Inspection, ordinal: u32, part: &str, color: Opti
     item.part_id = Some(part.to_owned());
     item.verdict = Verdict::Pass;
     item.reasons.clear();
+    if let Some(color) = color {
+        item.colour = Some(ColourEvidence::said(color));
+    }
     if let Some(matched) = &mut item.matched {
         // The colour of another part's template says nothing of this one.
         if color.is_some() || matched.part_id != part {

@@ -45,6 +45,7 @@ pub struct QueryRow {
     pub px_per_mm: Option<f32>,
     /// Rows of one item are views of it; `None` where the file does not say.
     pub item: Option<String>,
+    pub color_id: Option<String>,
 }
 
 /// Part numbers of `parts.csv`, each once.
@@ -154,7 +155,8 @@ pub fn read_queries(path: &Path) -> Result<Vec<QueryRow>, CatalogueError> {
                 return Err(format!("item `{item}` has more than {VIEWS_PER_ITEM_MAX} views"));
             }
         }
-        Ok(QueryRow { line: row.line, file: row.file()?, part_num, bbox, px_per_mm, item })
+        let color_id = row.text("color_id").ok();
+        Ok(QueryRow { line: row.line, file: row.file()?, part_num, bbox, px_per_mm, item, color_id })
     })
 }
 

@@ -59,11 +59,12 @@ impl ColourTable {
             delta_e,
             second_color_id: second_id.map(str::to_owned),
             second_delta_e,
+            is_clear: false,
         })
     }
 }
 
-/// The colour of the part in `bbox` among those of `table`; `gains` are multiplied to linear-light red, green and blue.
+/// The colour of the part in `bbox` among those of `table`, not yet judged; `gains` are multiplied to linear-light red, green and blue.
 /// `None` for an empty box or table.
 #[must_use]
 pub fn measure_colour(

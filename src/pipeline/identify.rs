@@ -76,8 +76,10 @@ impl Identifier<'_> {
     fn measure(&self, image: &Image, items: &mut [ItemEvidence]) {
         for item in items {
             item.size_mm = self.stage.px_per_mm.and_then(|scale| measure_size(&item.bbox, scale));
-            let gains = self.stage.color.as_ref().map(|color| color.gains);
-            item.colour = gains.and_then(|gains| measure_colour(image, &item.bbox, gains, &self.matcher.colours));
+            item.colour = self.stage.color.as_ref().and_then(|color| {
+                let seen = measure_colour(image, &item.bbox, color.gains, &self.matcher.colours)?;
+                Some(seen.judged(color.limits))
+            });
         }
     }
 

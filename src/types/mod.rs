@@ -38,7 +38,7 @@ pub use inspection::{
 };
 pub use kit::{Kit, KitLine, KitOrder, KitSession, KitTray, LowStock, Stock};
 pub use learned::LearnedTemplate;
-pub use measure::{ColourEvidence, SizeMm};
+pub use measure::{ColourEvidence, ColourLimits, SizeMm};
 pub use people::{Person, PersonOrder, Role, username_key};
 pub use provider::Provider;
 pub use quality::{FrameQuality, QaStatus};

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{KitCount, count};
 use crate::types::{
-    BoundingBox, Digest, Inspection, InspectionId, Item, Kit, KitLine, MatchEvidence, Reason, Tier, Timestamp, Timings,
-    Verdict,
+    BoundingBox, ColourEvidence, Digest, Inspection, InspectionId, Item, Kit, KitLine, MatchEvidence, Reason, Tier,
+    Timestamp, Timings, Verdict,
 };
 
 /// A part, its colour, and whether it was accepted.
@@ -14,7 +14,7 @@ type Seen = (&'static str, Option<&'static str>, bool);
 fn item(ordinal: u32, (part, color, is_accepted): Seen) -> Item {
     let matched = MatchEvidence {
         part_id: part.to_owned(),
-        color_id: color.map(str::to_owned),
+        color_id: Some("99".to_owned()), // a template's, which proves nothing
         template: 0,
         similarity: 0.9,
         second_part_id: None,
@@ -34,7 +34,7 @@ fn item(ordinal: u32, (part, color, is_accepted): Seen) -> Item {
     };
     Item {
         size_mm: None,
-        colour: None,
+        colour: color.map(ColourEvidence::said),
         ordinal,
         bbox: BoundingBox::new(0.0, 0.0, 1.0, 1.0),
         views: Vec::new(),
@@ -128,6 +128,17 @@ fn a_colour_counts_only_where_the_line_names_one() {
     check(both(), &[A, A_BLUE], (2, 0, 0, 0, 0, true));
     check(both(), &[A, A], (2, 0, 0, 0, 0, true));
     check(both(), &[A_BLUE, A_BLUE], (1, 1, 1, 0, 0, false));
+}
+
+#[test]
+fn a_colour_that_is_not_clear_is_a_doubt_until_a_person_says_it() {
+    let kit = kit(vec![line("a", Some(4), 1, false, None)]);
+    let mut seen = tray(1, &[A]);
+    let colour = ColourEvidence { is_clear: false, ..ColourEvidence::said("4") };
+    seen.items[0].colour = Some(colour);
+    assert_eq!(figures(&count(&kit, [&seen])), (0, 1, 0, 1, 0, false));
+    crate::kit::settle(&mut seen, 0, "a", Some("4"));
+    assert_eq!(figures(&count(&kit, [&seen])), (1, 0, 0, 0, 0, true));
 }
 
 #[test]
