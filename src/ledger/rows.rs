@@ -143,6 +143,11 @@ fn insert_root(connection: &Connection, inspection: &Inspection) -> rusqlite::Re
 fn insert_item(connection: &Connection, inspection: &Inspection, item: &Item) -> rusqlite::Result<()> {
     let found = item.matched.as_ref();
     let is_held = item.verdict == Verdict::Hold;
+    // That of the best match where nothing measured the item's own.
+    let color_id = match &item.colour {
+        Some(colour) => colour.is_clear.then_some(colour.color_id.as_str()),
+        None => found.and_then(|evidence| evidence.color_id.as_deref()),
+    };
     let top_k = match found {
         Some(evidence) if is_held || evidence.entered_stage2 => Some(json(&evidence.top_k)?),
         _ => None,
@@ -167,7 +172,7 @@ fn insert_item(connection: &Connection, inspection: &Inspection, item: &Item) ->
         item.label,
         item.detection_confidence,
         item.part_id,
-        found.and_then(|evidence| evidence.color_id.as_deref()),
+        color_id,
         item.similarity,
         found.and_then(|evidence| evidence.second_part_id.as_deref()),
         found.and_then(|evidence| evidence.second_similarity),

@@ -26,6 +26,8 @@ pub struct Identifier<'a> {
     pub matcher: &'a mut Matcher,
     /// One generation for the whole frame.
     pub index: &'a PartIndex,
+    /// Where the pictures lie that the frame is made of; empty where it is one.
+    pub pictures: &'a [BoundingBox],
 }
 
 impl Identifier<'_> {
@@ -42,7 +44,7 @@ impl Identifier<'_> {
         if items.is_empty() {
             return Vec::new();
         }
-        if let Some(views) = self.stage.views.filter(|views| *views != items.len()) {
+        if let Some(views) = self.stage.views.filter(|views| !is_seen_in(*views, items, self.pictures)) {
             let (station, boxes) = (self.station, items.len());
             warn!(
                 station,
@@ -158,6 +160,12 @@ impl Identifier<'_> {
     }
 }
 
+/// Whether the boxes are so many views of one item: their number, and, where each picture is a view, one in each.
+fn is_seen_in(views: usize, items: &[ItemEvidence], pictures: &[BoundingBox]) -> bool {
+    let of = |picture: &BoundingBox| items.iter().filter(|item| picture.holds_centre_of(&item.bbox)).count();
+    items.len() == views && (pictures.len() != views || pictures.iter().all(|picture| of(picture) == 1))
+}
+
 /// The item of these views: a box around all of them, the colour of the largest, the confidence of the least sure.
 fn one_item(boxes: Vec<ItemEvidence>, alone: &[RankedPart]) -> Option<ItemEvidence> {
     let view = |(position, of): (usize, &ItemEvidence)| ItemView {
@@ -181,7 +189,7 @@ pub(super) fn fault_of(error: &InferenceError) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::one_item;
+    use super::{is_seen_in, one_item};
     use crate::decide::ItemEvidence;
     use crate::types::BoundingBox;
 
@@ -195,6 +203,16 @@ mod tests {
             size_mm: None,
             colour: None,
         }
+    }
+
+    #[test]
+    fn two_boxes_in_one_picture_are_not_the_views_of_two() {
+        let pictures = [BoundingBox::new(0.0, 0.0, 40.0, 40.0), BoundingBox::new(40.0, 0.0, 90.0, 40.0)];
+        let one_each = [boxed(0.0, 5.0, 1.0), boxed(50.0, 60.0, 1.0)];
+        let same = [boxed(0.0, 5.0, 1.0), boxed(20.0, 30.0, 1.0)];
+        assert!(is_seen_in(2, &one_each, &pictures) && !is_seen_in(2, &same, &pictures));
+        assert!(is_seen_in(2, &same, &[]), "mirrors in one picture");
+        assert!(!is_seen_in(3, &one_each, &pictures));
     }
 
     #[test]

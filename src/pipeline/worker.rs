@@ -232,7 +232,8 @@ fn examine(
         .collect();
     if let (Some(index), Some(matcher), Some(stage)) = (index, &mut engines.matcher, &station.recipe.matching) {
         let (station, quality_levels) = (station.name.as_str(), &*station.quality_levels);
-        let identifier = Identifier { station, quality_levels, stage, matcher, index };
+        let pictures = &found.evidence.views;
+        let identifier = Identifier { station, quality_levels, stage, matcher, index, pictures };
         let faults = identifier.identify(image, source, &mut found.evidence.items, &mut found.timings);
         found.evidence.faults.extend(faults);
     }

@@ -74,6 +74,13 @@ impl BoundingBox {
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
+    /// Whether the middle of `other` lies inside.
+    #[must_use]
+    pub fn holds_centre_of(&self, other: &Self) -> bool {
+        let (x, y) = ((other.x1 + other.x2) / 2.0, (other.y1 + other.y2) / 2.0);
+        x >= self.x1 && x < self.x2 && y >= self.y1 && y < self.y2
+    }
+
     /// The box moved by so many pixels.
     #[must_use]
     pub fn moved(&self, dx: f32, dy: f32) -> Self {
