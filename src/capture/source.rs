@@ -65,6 +65,24 @@ pub trait FrameSource: std::fmt::Debug {
     /// # Errors
     /// Where the source as a whole is gone.
     fn next(&mut self) -> Result<Option<CapturedFrame>, CaptureError>;
+
+    /// As [`FrameSource::next`], but without waiting for what has not come, for who has something else to look after.
+    ///
+    /// # Errors
+    /// As [`FrameSource::next`].
+    fn poll(&mut self) -> Result<Poll, CaptureError> {
+        Ok(self.next()?.map_or(Poll::End, |frame| Poll::Frame(Box::new(frame))))
+    }
+}
+
+/// What a source has now.
+#[derive(Debug)]
+pub enum Poll {
+    Frame(Box<CapturedFrame>),
+    /// Nothing yet; ask again.
+    Pending,
+    /// Nothing more, or a stop was requested.
+    End,
 }
 
 /// Kinds of sources.

@@ -2,23 +2,28 @@
 //!
 //! `UNIT_VIEW.ext` says which pictures belong together: all of a name up to its last `_` or `-`. A frame leaves when its
 //! last view has come, whatever came between; the views stand side by side in the natural order of their names. A unit
-//! that stays incomplete while [`UNITS_BEGUN_MAX`] others begin, or until the source ends, is a fault: views are never
-//! made up, and views of different items never mixed. What comes of it later begins no unit of its own.
+//! that stays incomplete for [`VIEWS_WAIT_MAX`], while [`UNITS_BEGUN_MAX`] others begin, or until the source ends, is a
+//! fault: views are never made up, and views of different items never mixed. What comes of it later begins no unit of its own.
 //! Overload: at most [`UNITS_BEGUN_MAX`] units of [`crate::limits::VIEWS_PER_ITEM_MAX`] picture files wait.
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::list::natural_order;
+use super::source::Poll;
 use super::{CaptureError, CapturedFrame, FrameSource, Payload};
-use crate::limits::{IMAGE_PIXELS_MAX, IMAGE_SIDE_PX_MAX};
+use crate::clock::Stopwatch;
+use crate::limits::{IMAGE_PIXELS_MAX, IMAGE_SIDE_PX_MAX, WATCH_POLL};
 use crate::shutdown::Shutdown;
 use crate::types::{BoundingBox, Digest, Image, ImageError, Reason, Timestamp};
 
 /// Units that may be incomplete at a time: cameras write at their own pace.
 const UNITS_BEGUN_MAX: usize = 8;
+/// How long a watched folder may keep a unit incomplete: cameras of one cell write within seconds.
+const VIEWS_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Grey of what no view covers.
 const GROUND: u8 = 114;
 
@@ -40,6 +45,7 @@ struct Unit {
     name: String,
     /// When the first of its pictures was read: how old the frame is.
     begun_at: Timestamp,
+    since: Stopwatch,
     pictures: Vec<CapturedFrame>,
 }
 
@@ -54,13 +60,15 @@ pub(super) struct ViewsSource {
     given_up: VecDeque<GivenUp>,
     ready: VecDeque<CapturedFrame>,
     seq: u64,
+    /// How long a watched folder may keep a unit incomplete.
+    wait_max: Duration,
     shutdown: Shutdown,
 }
 
 impl ViewsSource {
     pub(super) fn new(source: Box<dyn FrameSource + Send>, views: usize, shutdown: Shutdown) -> Self {
         let (begun, given_up, ready) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { source, views, begun, given_up, ready, seq: 0, shutdown }
+        Self { source, views, begun, given_up, ready, seq: 0, wait_max: VIEWS_WAIT_MAX, shutdown }
     }
 
     fn take(&mut self, picture: CapturedFrame) {
@@ -75,7 +83,12 @@ impl ViewsSource {
             return;
         }
         let position = self.begun.iter().position(|unit| unit.name == name).unwrap_or_else(|| {
-            self.begun.push_back(Unit { name, begun_at: picture.captured_at, pictures: Vec::new() });
+            self.begun.push_back(Unit {
+                name,
+                begun_at: picture.captured_at,
+                since: Stopwatch::start(),
+                pictures: Vec::new(),
+            });
             self.begun.len() - 1
         });
         let pictures = &mut self.begun[position].pictures;
@@ -124,11 +137,16 @@ impl FrameSource for ViewsSource {
                 self.seq += 1;
                 return Ok(Some(frame));
             }
-            match self.source.next()? {
-                Some(picture) => self.take(picture),
+            match self.source.poll()? {
+                Poll::Frame(picture) => self.take(*picture),
                 // What a stop leaves incomplete is found again by the next start.
-                None if self.shutdown.is_requested() || self.begun.is_empty() => return Ok(None),
-                None => self.give_up_oldest(),
+                Poll::End if self.shutdown.is_requested() || self.begun.is_empty() => return Ok(None),
+                Poll::End => self.give_up_oldest(),
+                Poll::Pending if self.begun.front().is_some_and(|unit| unit.since.elapsed() >= self.wait_max) => {
+                    self.give_up_oldest();
+                }
+                Poll::Pending if self.shutdown.wait_timeout(WATCH_POLL) => return Ok(None),
+                Poll::Pending => {}
             }
         }
     }
@@ -212,6 +230,7 @@ pub fn side_by_side(what: &str, images: &[Image]) -> Result<(Image, Vec<Bounding
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::watch::WatchSource;
     use crate::capture::{SourceKind, SourceSpec, open_source};
     use crate::clock::Clock;
 
@@ -282,6 +301,21 @@ mod tests {
         }
         // 13 begin before any is complete: the oldest 5 are given up; their late views begin nothing that would push others out.
         assert_eq!((whole, faults), (8, 5));
+    }
+
+    #[test]
+    fn in_a_watched_folder_an_incomplete_unit_is_held_before_another_begins() {
+        let folder = folder(&["7_1.jpg", "8_1.jpg", "8_2.jpg"]);
+        let (clock, shutdown) = (Clock::system(), Shutdown::new());
+        let watch = WatchSource::open(folder.path(), clock, shutdown.clone()).unwrap();
+        let mut source = ViewsSource::new(Box::new(watch), 2, shutdown.clone());
+        source.wait_max = Duration::from_millis(1);
+        assert!(matches!(source.next().unwrap().unwrap().payload, Payload::Views(_)), "what is there comes first");
+        let alone = source.next().unwrap().unwrap();
+        assert!(alone.source.ends_with("7_*"));
+        assert!(matches!(alone.payload, Payload::Fault { reason: Reason::ViewMissing, .. }), "{alone:?}");
+        shutdown.request();
+        assert!(source.next().unwrap().is_none());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::files::picture;
+use super::source::Poll;
 use super::{CaptureError, CapturedFrame, FrameSource, list};
 use crate::clock::Clock;
 use crate::limits;
@@ -70,20 +71,26 @@ impl WatchSource {
 impl FrameSource for WatchSource {
     fn next(&mut self) -> Result<Option<CapturedFrame>, CaptureError> {
         loop {
-            if self.shutdown.is_requested() {
-                return Ok(None);
-            }
-            if let Some(path) = self.ready.pop_front() {
-                let mut frame = picture(&path, self.clock.now());
-                frame.seq = self.seq;
-                self.seq += 1;
-                return Ok(Some(frame));
-            }
-            self.look()?;
-            if self.ready.is_empty() && self.shutdown.wait_timeout(limits::WATCH_POLL) {
-                return Ok(None);
+            match self.poll()? {
+                Poll::Frame(frame) => return Ok(Some(*frame)),
+                Poll::Pending if !self.shutdown.wait_timeout(limits::WATCH_POLL) => {}
+                Poll::Pending | Poll::End => return Ok(None),
             }
         }
+    }
+
+    fn poll(&mut self) -> Result<Poll, CaptureError> {
+        if self.shutdown.is_requested() {
+            return Ok(Poll::End);
+        }
+        if self.ready.is_empty() {
+            self.look()?;
+        }
+        let Some(path) = self.ready.pop_front() else { return Ok(Poll::Pending) };
+        let mut frame = picture(&path, self.clock.now());
+        frame.seq = self.seq;
+        self.seq += 1;
+        Ok(Poll::Frame(Box::new(frame)))
     }
 }
 
