@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use loupe::matching::{
-    AcceptRule, BuildOptions, Delta, Embedding, Fit, FitRow, Groups, IndexBuilder, Learning, PartIndex, Seen, Shape,
-    ShapesBuilder, Sizes, Template, fitting, learned_view, turned_views,
+    AcceptRule, BuildOptions, Centres, Delta, Embedding, Fit, FitRow, Groups, IndexBuilder, Learning, PartIndex, Seen,
+    Shape, ShapesBuilder, Sizes, Template, fitting, learned_view, turned_views, verify,
 };
 use loupe::types::{BoundingBox, Digest, Foreshortening, Image, InspectionId, LearnedTemplate, MatchEvidence, SizeMm};
+use safetensors::tensor::{Dtype, TensorView};
 
 const DIM: usize = 16;
 const EVERYTHING: AcceptRule = AcceptRule { accept_similarity: f32::INFINITY, accept_margin: f32::INFINITY };
@@ -190,10 +191,14 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     // Looks are weighed apart where the shape is known, and nowhere else.
     let mut ranked = answer(&items[0].0).top_k;
     ranked[0].likeness = ranked[1].likeness.map(|likeness| likeness + 0.1);
-    let pairs = |seen: &Seen| index.scored(&ranked, seen).iter().map(|scored| scored.pair).collect::<Vec<f32>>();
+    ranked[0].centre = ranked[1].centre.map(|centre| centre + 0.3);
+    let pairs = |seen: &Seen| index.scored(&ranked, seen).iter().map(|scored| scored.apart).collect::<Vec<_>>();
     let apart = pairs(&items[0].1);
-    assert!((apart[0] - 0.05).abs() < 1e-6 && (apart[1] + 0.05).abs() < 1e-6, "{apart:?}");
-    assert_eq!(pairs(&Seen::default()), [0.0, 0.0]);
+    let by_looks: Vec<[f32; 2]> = apart.iter().map(|one| one.map(|one| [one.likeness, one.centre]).unwrap()).collect();
+    for (one, sign) in by_looks.iter().zip([1.0, -1.0]) {
+        assert!((one[0] - sign * 0.05).abs() < 1e-6 && (one[1] - sign * 0.15).abs() < 1e-6, "{apart:?}");
+    }
+    assert_eq!(pairs(&Seen::default()), [None, None]);
     let rows: Vec<FitRow> = items[..60]
         .iter()
         .map(|(vector, seen, part)| {
@@ -252,12 +257,22 @@ fn with_a_fit_all_templates_of_a_part_count_and_learned_ones_with_them() {
         let count = cosines.len() as f32;
         (cosines.iter().map(|cosine| (8.0 * cosine).exp()).sum::<f32>() / count).ln() / 8.0
     };
+    let centre_of = |answer: &MatchEvidence, part: &str| {
+        answer.top_k.iter().find(|ranked| ranked.part_id == part).and_then(|ranked| ranked.centre)
+    };
+    // Where the sum of the vectors points.
+    let sum = |vectors: &[[f32; 2]]| {
+        let [x, y] = vectors.iter().fold([0.0, 0.0], |[x, y], vector| [x + vector[0], y + vector[1]]);
+        [x / f32::hypot(x, y), y / f32::hypot(x, y)]
+    };
+    let (near, far) = (sum(&[[1.0, 0.0], [0.8, 0.6], [0.6, -0.8]]), sum(&[[0.0, 1.0], [-0.6, 0.8], [-1.0, 0.0]]));
     let is_near = |value: Option<f32>, wanted: f32| value.is_some_and(|value| (value - wanted).abs() < 1e-5);
     assert_eq!(of(&index.search(&query, EVERYTHING).unwrap()[0], "near"), None, "nothing weighs it");
     let exact = index.search_exact(&query).unwrap().remove(0);
     assert!(
         is_near(of(&exact, "near"), mean(&[1.0, 0.8, 0.6])) && is_near(of(&exact, "far"), mean(&[0.0, -0.6, -1.0]))
     );
+    assert!(is_near(centre_of(&exact, "near"), near[0]) && is_near(centre_of(&exact, "far"), far[0]), "{exact:?}");
     let scored = index.scored(&exact.top_k, &Seen::default());
     let names = exact.top_k.iter().map(|ranked| ranked.part_id.clone());
     let row = FitRow { part_id: "near".to_owned(), candidates: names.zip(scored).collect() };
@@ -290,8 +305,9 @@ fn with_a_fit_all_templates_of_a_part_count_and_learned_ones_with_them() {
     // A taught view stands for as much as the catalogue's three.
     let (catalogue, taught) = ((8.0 * mean(&[0.0, -0.6, -1.0])).exp(), 8.0_f32.exp());
     assert!(is_near(of(&answer, "far"), f32::midpoint(catalogue, taught).ln() / 8.0), "{answer:?}");
+    assert!(is_near(centre_of(&answer, "far"), sum(&[far, query])[0]), "{answer:?}");
     assert!(is_near(of(&answer, "new"), 0.0), "{answer:?}");
-    let before = of(&answer, "far");
+    let before = (of(&answer, "far"), centre_of(&answer, "far"));
     let fused = index.fuse(answer, &Seen::default());
     assert!(fused.unknown_probability.is_some_and(|unknown| (0.0..=1.0).contains(&unknown)), "{fused:?}");
 
@@ -302,5 +318,40 @@ fn with_a_fit_all_templates_of_a_part_count_and_learned_ones_with_them() {
     let taken_in = tempfile::tempdir().unwrap();
     builder.build(taken_in.path()).unwrap();
     let exact = PartIndex::open(taken_in.path()).unwrap().search_exact(&query).unwrap().remove(0);
-    assert!(is_near(of(&exact, "far"), before.unwrap()), "{exact:?}");
+    assert!(is_near(of(&exact, "far"), before.0.unwrap()), "{exact:?}");
+    assert!(is_near(centre_of(&exact, "far"), before.1.unwrap()), "{exact:?}");
+}
+
+#[test]
+fn a_centre_is_what_the_embedder_learned_where_it_did_and_a_damaged_one_is_never_served() {
+    let of_parts = |parts: &[(&str, [f32; 2])]| {
+        let bytes = parts.iter().map(|(_, vector)| vector.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        let bytes: Vec<Vec<u8>> = bytes.collect();
+        let view = |at: usize| TensorView::new(Dtype::F32, vec![2], &bytes[at]).unwrap();
+        let file = safetensors::serialize((0..parts.len()).map(|at| (parts[at].0, view(at))), None).unwrap();
+        Centres::parse(&file, 2).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let centres = of_parts(&[("far", [0.0, 2.0]), ("elsewhere", [1.0, 0.0])]);
+    let built = builder_of_three().with_centres(centres).build(dir.path()).unwrap();
+    assert_eq!(built.centre_count, 1, "only of parts that have a template");
+    let index = PartIndex::open(dir.path()).unwrap();
+    let answer = index.search_exact(&[0.6, 0.8]).unwrap().remove(0);
+    let centre = |part: &str| answer.top_k.iter().find(|ranked| ranked.part_id == part).unwrap().centre.unwrap();
+    assert!((centre("far") - 0.8).abs() < 1e-5, "the learned direction: {answer:?}");
+    let near = (0.6 * 2.4 - 0.8 * 0.2) / f32::hypot(2.4, 0.2);
+    assert!((centre("near") - near).abs() < 1e-5, "the sum of its views: {answer:?}");
+    drop(index);
+
+    let path = built.dir.join("centres.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for broken in [&flipped[..], &whole[..whole.len() - 4], &[]] {
+        std::fs::write(&path, broken).unwrap();
+        let faults = verify(dir.path()).faults;
+        assert!(faults.iter().any(|fault| fault.contains("centres.safetensors")), "{faults:?}");
+    }
+    let error = PartIndex::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("centres.safetensors") && error.contains("loupe index build"), "{error}");
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use loupe::matching::{BuildOptions, Embedding, FitRow, IndexBuilder, PartIndex, Scored, Sizes, Template, fitting};
 use loupe::types::Digest;
+use safetensors::tensor::{Dtype, TensorView};
 
 /// Cases of each target where the environment does not say.
 const CASES: u64 = 400;
@@ -160,9 +161,9 @@ fn index_files() {
     let scored = |similarity| Scored {
         similarity,
         likeness: Some(similarity),
+        centre: Some(similarity),
         size_log: None,
-        shape: None,
-        pair: 0.0,
+        apart: None,
         is_rival: false,
     };
     let row = |part: usize| FitRow {
@@ -172,7 +173,12 @@ fn index_files() {
     let rows: Vec<FitRow> = (0..60).map(row).collect();
     let fit = fitting::fit(index.generation_sha256(), &rows, 0.1, 0.01).unwrap();
     let fit = fit.store(dir.path(), &index.generation_name()).unwrap();
-    let files = [generation.join("manifest.json"), generation.join("sizes.csv"), fit, generation.join("ids.bin")];
+    let centres = dir.path().join("centres.safetensors");
+    let direction: Vec<u8> = (0..8).flat_map(|value| (1.0_f32 + value as f32).to_le_bytes()).collect();
+    let tensor = TensorView::new(Dtype::F32, vec![8], &direction).unwrap();
+    fs::write(&centres, safetensors::serialize([("0", tensor)], None).unwrap()).unwrap();
+    let [manifest, sizes, ids] = ["manifest.json", "sizes.csv", "ids.bin"].map(|name| generation.join(name));
+    let files = [manifest, sizes, fit, ids, centres];
     let seed = |(which, path): (u8, &PathBuf)| [vec![which], fs::read(path).unwrap()].concat();
     run("index", &(0..).zip(&files).map(seed).collect::<Vec<_>>(), targets::index);
 }

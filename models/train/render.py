@@ -17,9 +17,7 @@ import sys
 import numpy as np
 
 from query_scale import MM_PER_LDU, px_per_ldu
-
-
-FILL = 0.86  # of the picture's side that the part takes
+from views import FILL
 
 
 def arguments():

@@ -28,7 +28,7 @@ from views import Catalogue
 def arguments():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--wheel", required=True)
-    a.add_argument("--views", required=True, help="what render.py wrote")
+    a.add_argument("--views", required=True, nargs="+", help="folders that render.py wrote")
     a.add_argument("--tools", help="folder of the LDraw renderer, for its grounds")
     a.add_argument("--val", help="COCO file of scenes that are not trained on")
     a.add_argument("--out", required=True)

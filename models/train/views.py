@@ -11,6 +11,7 @@ from collections import defaultdict
 import cv2
 import numpy as np
 
+FILL = 0.86  # of a rendered view's side that the part takes
 PAD = 114  # grey around a crop that is not square; the same as the model manifest's pad_value
 
 
@@ -19,12 +20,15 @@ class Catalogue:
 
     def __init__(self, rendered=(), templates=None):
         self.rendered, self.px_per_mm, pictures = defaultdict(list), defaultdict(list), defaultdict(list)
+        self.above = defaultdict(list)  # which of a part's rendered views look from straight above
         for folder in [rendered] if isinstance(rendered, str) else rendered or ():
             for name in sorted(os.listdir(folder)):
                 if name.endswith(".npz"):
-                    found = np.load(f"{folder}/{name}")
-                    self.rendered[name[:-4]] += list(found["views"])
-                    self.px_per_mm[name[:-4]] += list(found["px_per_mm"] if "px_per_mm" in found else np.full(len(found["views"]), np.nan))
+                    part, found = name[:-4], np.load(f"{folder}/{name}")
+                    views = list(found["views"])
+                    self.rendered[part] += views
+                    self.above[part] += range(len(self.rendered[part]) - len(views) // 4, len(self.rendered[part]))  # render.py's last
+                    self.px_per_mm[part] += list(found["px_per_mm"] if "px_per_mm" in found else np.full(len(views), np.nan))
         if templates:
             root = os.path.dirname(templates)
             with open(templates, newline="") as f:

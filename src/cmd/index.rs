@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -17,9 +17,9 @@ use crate::ledger::LedgerReader;
 use crate::matching::catalogue::{self, CatalogueError, QueryRow};
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, Outline, PartIndex, Phase,
-    Query, RECALL_TARGET_DEFAULT, Seen, Shape, ShapesBuilder, Sizes, Template, evaluate, index_name, learned_view,
-    turned_views, verify,
+    AcceptRule, BuildOptions, Built, Centres, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, Outline,
+    PartIndex, Phase, Query, RECALL_TARGET_DEFAULT, Seen, Shape, ShapesBuilder, Sizes, Template, evaluate, index_name,
+    learned_view, turned_views, verify,
 };
 use crate::measure;
 use crate::types::{BoundingBox, Image, LearnedTemplate};
@@ -228,12 +228,15 @@ fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
         println!(
             "{}",
             json!({ "dir": built.dir, "sha256": built.sha256, "build_ms": built.build_ms, "manifest": manifest,
-                "moves": moves })
+                "moves": moves, "centre_count": built.centre_count })
         );
         return Ok(());
     }
     println!("built      {}", built.dir.display());
     println!("parts      {}, {} templates of {} values", manifest.part_count, manifest.template_count, manifest.dim);
+    if built.centre_count > 0 {
+        println!("centres    {} of these parts, as the embedder learned them", built.centre_count);
+    }
     println!("l1 (RAM)   {} templates, {:.1} MB", manifest.l1.count, manifest.l1.bytes as f64 / 1e6);
     let cold = &manifest.l2;
     println!(
@@ -270,6 +273,11 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
         lists: 0,
     };
     let dim = model.embedding_dim();
+    let centres = match manifest.read_centres()? {
+        Some(bytes) => Centres::parse(&bytes, dim)
+            .map_err(|fault| anyhow!("centres of the model {}: {fault}", manifest.folder().display()))?,
+        None => Centres::default(),
+    };
     let mut moves = Moves::default();
     // The generation that this one follows; without one nothing was learned or counted.
     let before = Outline::of_live(&args.out).ok();
@@ -288,7 +296,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
     };
     let looks = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
     let builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
-    let mut builder = builder.with_shapes(shapes);
+    let mut builder = builder.with_shapes(shapes).with_centres(centres);
     for (row, vector) in rows.into_iter().zip(looks.embeddings.chunks_exact(dim)) {
         builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
     }

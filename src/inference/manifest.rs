@@ -190,11 +190,11 @@ pub struct OutputSpec {
     pub range: Option<[f32; 2]>,
 }
 
-/// A file beside the model's that holds weights (ONNX external data).
+/// A file beside the model's: weights (ONNX external data), or the directions that an embedder learned for parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalFile {
-    /// Name in the manifest's folder, as the model writes it.
+    /// Name in the manifest's folder; of weights, as the model writes it.
     pub file: String,
     pub sha256: Digest,
 }
@@ -226,6 +226,7 @@ struct ManifestFile {
     anomaly: Option<AnomalySpec>,
     #[serde(default)]
     external: Vec<ExternalFile>,
+    centres: Option<ExternalFile>,
     #[serde(default)]
     golden: GoldenTolerance,
     #[serde(default)]
@@ -307,6 +308,27 @@ impl ModelManifest {
         &self.file.external
     }
 
+    /// The file of the directions that the embedder learned for the parts it was trained on (safetensors, one `[channels]`
+    /// f32 tensor a part), compared with its digest; `None` where it has none.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not the one the manifest means.
+    pub fn read_centres(&self) -> Result<Option<Vec<u8>>, InferenceError> {
+        let centres = self.file.centres.as_ref();
+        centres.map(|centres| self.read_verified(&self.folder.join(&centres.file), centres.sha256)).transpose()
+    }
+
+    /// The bytes of `path`, which are those of the digest.
+    pub(super) fn read_verified(&self, path: &Path, expected: Digest) -> Result<Vec<u8>, InferenceError> {
+        let bytes = std::fs::read(path).map_err(|source| InferenceError::Read { path: path.to_owned(), source })?;
+        let found = Digest::of(&bytes);
+        if found != expected {
+            let (model, path) = (self.name().to_owned(), path.to_owned());
+            return Err(InferenceError::DigestDiffers { model, path, expected, found });
+        }
+        Ok(bytes)
+    }
+
     #[must_use]
     pub fn golden_tolerance(&self) -> GoldenTolerance {
         self.file.golden
@@ -378,7 +400,8 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     if file.name.is_empty() {
         return Err("`name` is empty".to_owned());
     }
-    for name in std::iter::once(&file.file).chain(file.external.iter().map(|external| &external.file)) {
+    let beside = file.external.iter().chain(&file.centres).map(|beside| &beside.file);
+    for name in std::iter::once(&file.file).chain(beside) {
         if Path::new(name).components().count() != 1 || name == ".." {
             return Err(format!("`file` is `{name}`: it must be a file name in the manifest's folder"));
         }
@@ -396,6 +419,9 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     }
     if file.outputs.is_empty() {
         return Err("it names no [[outputs]]".to_owned());
+    }
+    if file.centres.is_some() && !file.outputs.iter().any(|output| output.role == OutputRole::Embedding) {
+        return Err("`centres` needs an output of role `embedding`".to_owned());
     }
     for output in &file.outputs {
         let name = &output.name;
@@ -470,6 +496,7 @@ pub(super) mod tests {
     use std::path::Path;
 
     use super::ModelManifest;
+    use crate::types::Digest;
 
     pub const GOOD: &str = r#"
 name = "m"
@@ -510,6 +537,29 @@ channels = 32
     fn a_manifest_reads_with_its_default_grey() {
         let manifest = load(GOOD).unwrap();
         assert_eq!((manifest.name(), manifest.input().pad_value, manifest.outputs().len()), ("m", 114, 1));
+    }
+
+    #[test]
+    fn centres_are_read_only_where_they_are_the_ones_the_manifest_means() {
+        let dir = tempfile::tempdir().unwrap();
+        let embedding = GOOD.replace("role = \"features\"\nstride = 8", "role = \"embedding\"");
+        let digest = Digest::of(b"directions");
+        let text = format!("{embedding}[centres]\nfile = \"centres.safetensors\"\nsha256 = \"{digest}\"\n");
+        std::fs::write(dir.path().join("manifest.toml"), &text).unwrap();
+        let manifest = ModelManifest::load(dir.path()).unwrap();
+        let missing = manifest.read_centres().unwrap_err().to_string();
+        assert!(missing.contains("centres.safetensors"), "{missing}");
+        std::fs::write(dir.path().join("centres.safetensors"), b"directions").unwrap();
+        assert_eq!(manifest.read_centres().unwrap().as_deref(), Some(&b"directions"[..]));
+        std::fs::write(dir.path().join("centres.safetensors"), b"others").unwrap();
+        let other = manifest.read_centres().unwrap_err().to_string();
+        assert!(other.contains("centres.safetensors") && other.contains(&digest.to_string()), "{other}");
+        assert_eq!(load(GOOD).unwrap().read_centres().unwrap(), None);
+
+        let nowhere = load(&text.replace("role = \"embedding\"", "role = \"features\"\nstride = 8")).unwrap_err();
+        assert!(nowhere.contains("`centres` needs"), "{nowhere}");
+        let outside = load(&text.replace("\"centres.safetensors\"", "\"../centres.safetensors\"")).unwrap_err();
+        assert!(outside.contains("`../centres.safetensors`"), "{outside}");
     }
 
     #[test]

@@ -159,9 +159,9 @@ pub(super) struct Files {
 
 impl Files {
     fn read(manifest: &ModelManifest) -> Result<Self, InferenceError> {
-        let model = verified_bytes(manifest, &manifest.model_path(), manifest.sha256())?;
+        let model = manifest.read_verified(&manifest.model_path(), manifest.sha256())?;
         let external = manifest.external().iter().map(|external| {
-            let bytes = verified_bytes(manifest, &manifest.folder().join(&external.file), external.sha256)?;
+            let bytes = manifest.read_verified(&manifest.folder().join(&external.file), external.sha256)?;
             Ok((external.file.clone(), Arc::from(bytes)))
         });
         let external: Vec<(String, Arc<[u8]>)> = external.collect::<Result<_, InferenceError>>()?;
@@ -184,16 +184,6 @@ fn check_graph_file(manifest: &ModelManifest, model: &[u8], external: &[&str]) -
          save the model as one file"
     );
     Err(InferenceError::File { path, message })
-}
-
-fn verified_bytes(manifest: &ModelManifest, path: &Path, expected: Digest) -> Result<Vec<u8>, InferenceError> {
-    let bytes = std::fs::read(path).map_err(|source| InferenceError::Read { path: path.to_owned(), source })?;
-    let found = Digest::of(&bytes);
-    if found != expected {
-        let (model, path) = (manifest.name().to_owned(), path.to_owned());
-        return Err(InferenceError::DigestDiffers { model, path, expected, found });
-    }
-    Ok(bytes)
 }
 
 /// Load on the plan's provider `index`; the text says why it cannot be used.

@@ -11,11 +11,12 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::MatchError;
+use super::centres::Centres;
 use super::clusters::{self, Clusters};
 use super::evidence::TierEvidence;
 use super::generation::{
-    self, CONTENT_FILES, EVIDENCE_FILE, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, LISTS_FILE, MANIFEST_FILE,
-    SHAPE_VIEWS_FILE, SHAPES_FILE, SIZES_FILE,
+    self, CENTRES_FILE, CONTENT_FILES, EVIDENCE_FILE, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, LISTS_FILE,
+    MANIFEST_FILE, SHAPE_VIEWS_FILE, SHAPES_FILE, SIZES_FILE,
 };
 use super::groups::Groups;
 use super::hot;
@@ -73,6 +74,8 @@ pub struct Built {
     pub dir: PathBuf,
     pub sha256: Digest,
     pub manifest: Manifest,
+    /// Parts whose direction the embedder learned.
+    pub centre_count: usize,
     pub build_ms: f32,
 }
 
@@ -105,6 +108,7 @@ pub struct IndexBuilder {
     groups: Groups,
     sizes: Sizes,
     shapes: ShapesBuilder,
+    centres: Centres,
     evidence: TierEvidence,
     /// Normalised; empty: disturbed templates.
     probes: Vec<f32>,
@@ -124,6 +128,7 @@ impl IndexBuilder {
             groups: Groups::default(),
             sizes: Sizes::default(),
             shapes: ShapesBuilder::default(),
+            centres: Centres::default(),
             evidence: TierEvidence::default(),
         }
     }
@@ -139,6 +144,13 @@ impl IndexBuilder {
     #[must_use]
     pub fn with_shapes(mut self, shapes: ShapesBuilder) -> Self {
         self.shapes = shapes;
+        self
+    }
+
+    /// Store with the generation what the embedder learned of its parts.
+    #[must_use]
+    pub fn with_centres(mut self, centres: Centres) -> Self {
+        self.centres = centres;
         self
     }
 
@@ -218,12 +230,13 @@ impl IndexBuilder {
         let written = self.write(&staged, progress).and_then(|manifest| {
             // A generation that would not open must never become the live one.
             progress(Phase::Checking, 0, 1);
-            let (_, proof) = Generation::open_reading_all(&staged)?;
+            let (generation, proof) = Generation::open_reading_all(&staged)?;
+            let centre_count = generation.centres.len();
             progress(Phase::Switching, 0, 1);
             let sha256 = Digest::of(&manifest.to_bytes());
             let dir = store::publish(root, &staged, &generation::name_of(&sha256), &proof)?;
             progress(Phase::Switching, 1, 1);
-            Ok(Built { dir, sha256, manifest, build_ms: watch.ms() })
+            Ok(Built { dir, sha256, manifest, centre_count, build_ms: watch.ms() })
         });
         if written.is_err() && staged.exists() {
             // The first error is the one to report; what stays behind is removed by a later build.
@@ -233,7 +246,7 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path, progress: Progress<'_>) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, shapes, evidence } = self;
+        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, shapes, centres, evidence } = self;
         if ids.len() == 0 {
             return Err(MatchError::NoTemplates);
         }
@@ -273,6 +286,12 @@ impl IndexBuilder {
                 store::write_synced(&path, &bytes)?;
                 files.insert(name.to_owned(), generation::entry_of(&path)?);
             }
+        }
+        let centres = centres.of_parts(&ids.templates().map(|template| template.part_id).collect());
+        if !centres.is_empty() {
+            let path = dir.join(CENTRES_FILE);
+            store::write_synced(&path, &centres.to_bytes()?)?;
+            files.insert(CENTRES_FILE.to_owned(), generation::entry_of(&path)?);
         }
         if !groups.is_empty() {
             let path = dir.join(GROUPS_FILE);

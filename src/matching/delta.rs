@@ -179,21 +179,26 @@ impl<'a> DeltaView<'a> {
         }
     }
 
-    /// Cosines of `query`, of length 1, with the learned templates of `part`.
-    pub fn cosines(&self, query: &[f32], part: u32) -> impl Iterator<Item = f32> {
-        self.candidates(query, part).map(|candidate| candidate.similarity)
-    }
-
     /// The learned templates of `part`, each with its cosine with `query`, of length 1.
     pub fn candidates(&self, query: &[f32], part: u32) -> impl Iterator<Item = Candidate> {
-        let vectors = self.delta.map_or(&[][..], |delta| &delta.vectors).chunks_exact(query.len().max(1));
-        let learned = vectors.zip(&self.parts).enumerate().filter(move |(_, (_, of))| **of == Some(part));
-        learned.map(move |(at, (vector, _))| Candidate {
+        self.learned(part, query.len()).map(move |(at, vector)| Candidate {
             template: u32::try_from(self.ids_len + at).unwrap_or(u32::MAX),
             part,
             similarity: cosine(query, vector),
             tier: Tier::Delta,
         })
+    }
+
+    /// The vectors of the learned templates of `part`, `[dim]` each, of length 1.
+    pub fn vectors(&self, part: u32, dim: usize) -> impl Iterator<Item = &'a [f32]> {
+        self.learned(part, dim).map(|(_, vector)| vector)
+    }
+
+    /// Position and vector of each learned template of `part`.
+    fn learned(&self, part: u32, dim: usize) -> impl Iterator<Item = (usize, &'a [f32])> {
+        let vectors = self.delta.map_or(&[][..], |delta| &delta.vectors).chunks_exact(dim.max(1));
+        let of_part = vectors.zip(&self.parts).enumerate().filter(move |(_, (_, of))| **of == Some(part));
+        of_part.map(|(at, (vector, _))| (at, vector))
     }
 
     /// Number, part and colour of a candidate of [`Tier::Delta`].

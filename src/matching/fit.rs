@@ -1,9 +1,10 @@
 //! The fit of a generation: from a query's candidates to the probability that the best is right, and how much is asked.
 //!
 //! Of the candidates `c` and the answer "none of them", each has the score
-//! `z_c = similarity × cos_c + likeness × like_c + size × ln p(box | part_c) + shape × Δshape_c + pair × Δlike_c + group ×
-//! [c shares the first one's confusion group]`, `z_none = none`, where `like` is the mean over all of a part's templates
-//! ([`super::likeness`]) and Δ is how much more the picture is like c than like c and its pair on average: looks are
+//! `z_c = similarity × cos_c + likeness × like_c + centre × cos(centre_c) + size × ln p(box | part_c) + shape × Δshape_c +
+//! pair × Δlike_c + pair_centre × Δcos(centre_c) + group × [c shares the first one's confusion group]`, `z_none = none`,
+//! where `like` is the mean over all of a part's templates, the centre what the embedder learned of the part
+//! ([`super::likeness`]), and Δ is how much more the picture is like c than like c and its pair on average: looks are
 //! weighed apart there, because they tell the two apart badly. The share is `exp(z) / Σ exp(z)` (conditional logit;
 //! McFadden 1974). A rising curve makes that share the hit rate that was seen at it. Both are learned by
 //! [`super::fitting`] from pictures whose part is known, apart for queries with and without a true size, and apart for items of
@@ -33,16 +34,24 @@ pub struct Scored {
     pub similarity: f32,
     /// [`crate::types::RankedPart::likeness`]; where it is missed, the probability is 0.
     pub likeness: Option<f32>,
+    /// [`crate::types::RankedPart::centre`]; as the likeness.
+    pub centre: Option<f32>,
     /// [`crate::measure::log_likelihood_shown`] of the item's box, or [`crate::measure::log_likelihood`] where the embedder
     /// does not say how much of a part it shows; `None` where the scale or the part's size is not known.
     pub size_log: Option<f32>,
-    /// How much more its edges run like the part's than like those of its pair's two parts on average, −1 to 1; `None`
-    /// where the shape is not known or only one of the two is a candidate.
-    pub shape: Option<f32>,
-    /// The same of its likeness, −1 to 1; 0 where there is no `shape`.
-    pub pair: f32,
+    /// Of a part that is one of a pair; `None` where the shape is not known or only one of the two is a candidate.
+    pub apart: Option<Apart>,
     /// It is not the most similar candidate, but of that one's confusion group.
     pub is_rival: bool,
+}
+
+/// How much more an item is like a part than like the two of the part's pair on average, −1 to 1 each.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Apart {
+    /// By how its edges run.
+    pub shape: f32,
+    pub likeness: f32,
+    pub centre: f32,
 }
 
 /// Weights of the evidence.
@@ -53,6 +62,9 @@ pub struct Weights {
     /// 0 in the fits of versions that compared the nearest template alone.
     #[serde(default)]
     pub likeness: f32,
+    /// 0 in the fits of versions that knew no centres.
+    #[serde(default)]
+    pub centre: f32,
     pub size: f32,
     /// 0 in the fits of versions that knew no shapes.
     #[serde(default)]
@@ -60,6 +72,9 @@ pub struct Weights {
     /// 0 in the fits of versions that did not weigh looks apart within a pair.
     #[serde(default)]
     pub pair: f32,
+    /// As `centre`.
+    #[serde(default)]
+    pub pair_centre: f32,
     pub group: f32,
     pub none: f32,
 }
@@ -163,12 +178,17 @@ impl Weights {
 
     fn score(&self, candidate: &Scored) -> f32 {
         let rival = if candidate.is_rival { self.group } else { 0.0 };
-        let likeness = if self.likeness == 0.0 { 0.0 } else { candidate.likeness.unwrap_or(f32::NAN) };
+        let apart = candidate.apart.unwrap_or_default();
+        // What is weighed and missing makes no number, which proves nothing.
+        let of_all =
+            |weight: f32, value: Option<f32>| if weight == 0.0 { 0.0 } else { weight * value.unwrap_or(f32::NAN) };
         self.similarity * candidate.similarity
-            + self.likeness * likeness
+            + of_all(self.likeness, candidate.likeness)
+            + of_all(self.centre, candidate.centre)
             + self.size * candidate.size_log.unwrap_or(0.0)
-            + self.shape * candidate.shape.unwrap_or(0.0)
-            + self.pair * candidate.pair
+            + self.shape * apart.shape
+            + self.pair * apart.likeness
+            + self.pair_centre * apart.centre
             + rival
     }
 }
@@ -238,13 +258,15 @@ impl Fit {
             return Err(fault(format!("it has format {}, this version reads {known}", fit.format)));
         }
         for scorer in fit.scorers() {
-            let Weights { similarity, likeness, size, shape, pair, group, none } = scorer.weights;
+            let Weights { similarity, likeness, centre, size, shape, pair, pair_centre, group, none } = scorer.weights;
             let rises = scorer.curve.windows(2).all(|pair| pair[0][0] < pair[1][0] && pair[0][1] <= pair[1][1]);
             if !rises || scorer.curve.iter().flatten().any(|value| !(0.0..=1.0).contains(value)) {
                 return Err(fault("its curve does not rise from 0 to 1".to_owned()));
             }
             let thresholds = std::iter::once(&scorer.threshold).chain(scorer.part_thresholds.values());
-            if [similarity, likeness, size, shape, pair, group, none].iter().any(|weight| !weight.is_finite())
+            if [similarity, likeness, centre, size, shape, pair, pair_centre, group, none]
+                .iter()
+                .any(|weight| !weight.is_finite())
                 || thresholds.into_iter().any(|threshold| !(0.0..=1.0).contains(threshold))
             {
                 return Err(fault("a weight is not a number or a threshold is not 0 to 1".to_owned()));
@@ -297,12 +319,22 @@ mod tests {
     use crate::types::Digest;
 
     fn scored(similarity: f32, size_log: Option<f32>) -> Scored {
-        Scored { similarity, likeness: Some(similarity), size_log, shape: None, pair: 0.0, is_rival: false }
+        let alike = Some(similarity);
+        Scored { similarity, likeness: alike, centre: alike, size_log, apart: None, is_rival: false }
     }
 
     fn scorer() -> Scorer {
-        let weights =
-            Weights { similarity: 12.0, likeness: 8.0, size: 1.0, shape: 30.0, pair: -10.0, group: 1.0, none: 10.0 };
+        let weights = Weights {
+            similarity: 12.0,
+            likeness: 4.0,
+            centre: 4.0,
+            size: 1.0,
+            shape: 30.0,
+            pair: -10.0,
+            pair_centre: 0.0,
+            group: 1.0,
+            none: 10.0,
+        };
         Scorer {
             weights,
             curve: vec![[0.0, 0.0], [1.0, 1.0]],
@@ -331,8 +363,9 @@ mod tests {
         assert!(scorer().unknown_probability(&[scored(0.2, None)]).unwrap() > 0.99);
         let broken = [scored(f32::NAN, None), scored(0.9, None)];
         assert_eq!((scorer().probabilities(&broken), scorer().unknown_probability(&broken)), (vec![0.0, 0.0], None));
-        let missed = [Scored { likeness: None, ..scored(0.9, None) }];
-        assert_eq!(scorer().probabilities(&missed), [0.0], "the weights ask for a likeness that nobody took");
+        for missed in [Scored { likeness: None, ..scored(0.9, None) }, Scored { centre: None, ..scored(0.9, None) }] {
+            assert_eq!(scorer().probabilities(&[missed]), [0.0], "the weights ask for what nobody took");
+        }
     }
 
     #[test]
@@ -370,11 +403,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = fit().store(dir.path(), "gen-0123456789ab").unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let before = text.replace("\"format\": 2", "\"format\": 1").replace("\"likeness\": 8.0,", "");
-        assert_ne!(text.len(), before.len());
+        let before = text.replace("\"format\": 2", "\"format\": 1");
+        let before = before.replace("\"likeness\": 4.0,", "").replace("\"centre\": 4.0,", "");
+        let before = before.replace("\"pair_centre\": 0.0,", "");
+        assert!(!before.contains("likeness") && !before.contains("centre"), "{before}");
         let old = Fit::parse(before.as_bytes(), &path).unwrap();
         assert!(!old.pairs_by_likeness() && fit().pairs_by_likeness());
-        let without = [Scored { likeness: None, ..scored(0.9, None) }];
+        let without = [Scored { likeness: None, centre: None, ..scored(0.9, None) }];
         assert_eq!(old.plain.probabilities(&without), old.plain.probabilities(&[scored(0.9, None)]));
         assert!(old.plain.probabilities(&without)[0] > 0.6, "12 × 0.9 against 10");
         let next = text.replace("\"format\": 2", "\"format\": 3");

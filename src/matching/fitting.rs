@@ -14,11 +14,11 @@ use crate::types::Digest;
 
 /// Pictures below which nothing is fitted.
 const ROWS_MIN: usize = 50;
-/// Weights: similarity, likeness, size, shape, pair, group, none.
-const FEATURES: usize = 7;
+/// Weights: similarity, likeness, centre, size, shape, pair, pair_centre, group, none.
+const FEATURES: usize = 9;
 const NEWTON_STEPS: usize = 60;
 /// What speaks for none of the candidates.
-const NONE: [f64; FEATURES] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
+const NONE: [f64; FEATURES] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0];
 /// Ridge on each weight, in units of one picture's log likelihood.
 const RIDGE: f64 = 1e-3;
 /// Bins of equal weight of the calibration error.
@@ -151,15 +151,16 @@ impl<'a> Example<'a> {
 fn features(scored: &Scored) -> [f64; FEATURES] {
     let rival = if scored.is_rival { 1.0 } else { 0.0 };
     let size_log = f64::from(scored.size_log.unwrap_or(0.0));
-    let shape = f64::from(scored.shape.unwrap_or(0.0));
-    let likeness = f64::from(scored.likeness.unwrap_or(0.0));
-    [f64::from(scored.similarity), likeness, size_log, shape, f64::from(scored.pair), rival, 0.0]
+    let apart = scored.apart.unwrap_or_default();
+    let [shape, pair, pair_centre] = [apart.shape, apart.likeness, apart.centre].map(f64::from);
+    let [likeness, centre] = [scored.likeness, scored.centre].map(|value| f64::from(value.unwrap_or(0.0)));
+    [f64::from(scored.similarity), likeness, centre, size_log, shape, pair, pair_centre, rival, 0.0]
 }
 
 /// The weights under which the examples are likeliest.
 fn learn(examples: &[Example<'_>]) -> Weights {
     // What no example shows stays exactly 0.
-    let mut w = [10.0, 0.0, 0.5, 0.0, 0.0, 0.0, 5.0];
+    let mut w = [10.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 5.0];
     let mut current = log_likelihood(examples, &w);
     for _ in 0..NEWTON_STEPS {
         let (gradient, curvature) = derivatives(examples, &w);
@@ -178,8 +179,8 @@ fn learn(examples: &[Example<'_>]) -> Weights {
         }
     }
     #[expect(clippy::cast_possible_truncation, reason = "weights are used as f32")]
-    let [similarity, likeness, size, shape, pair, group, none] = w.map(|weight| weight as f32);
-    Weights { similarity, likeness, size, shape, pair, group, none }
+    let [similarity, likeness, centre, size, shape, pair, pair_centre, group, none] = w.map(|weight| weight as f32);
+    Weights { similarity, likeness, centre, size, shape, pair, pair_centre, group, none }
 }
 
 /// Weights and curve that suit the examples.
@@ -352,7 +353,7 @@ fn wilson_upper(wrong: f64, n: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::{FitRow, fit, wilson_upper};
-    use crate::matching::fit::Scored;
+    use crate::matching::fit::{Apart, Scored};
     use crate::types::Digest;
 
     /// A stream of numbers in 0..1 that is the same each time.
@@ -382,9 +383,9 @@ mod tests {
                             Scored {
                                 similarity,
                                 likeness: None,
+                                centre: None,
                                 size_log: Some(size_log),
-                                shape: None,
-                                pair: 0.0,
+                                apart: None,
                                 is_rival: false,
                             },
                         )
@@ -439,7 +440,8 @@ mod tests {
                 let Ok(part @ 0..2) = part.parse::<usize>() else { continue };
                 let (own, sign) = if part == at % 10 { (0, 1.0) } else { (1, -1.0) };
                 scored.similarity = cosines[own];
-                (scored.shape, scored.pair) = (Some(sign * half(shapes)), sign * half(cosines));
+                let (shape, likeness) = (sign * half(shapes), sign * half(cosines));
+                scored.apart = Some(Apart { shape, likeness, centre: 0.0 });
             }
             row.candidates.sort_by(|a, b| b.1.similarity.total_cmp(&a.1.similarity));
         }

@@ -2,7 +2,7 @@
 //!
 //! Without a fit the most similar part stays first and nothing has a probability.
 
-use super::fit::{Fit, Scored};
+use super::fit::{Apart, Fit, Scored};
 use super::rank::{MARGIN_MAX, TOP_PARTS};
 use super::search::PartIndex;
 use super::shape::Shape;
@@ -49,7 +49,8 @@ impl PartIndex {
         };
         let (probabilities, unknown) = (scorer.probabilities(&scored), scorer.unknown_probability(&scored));
         for ((ranked, scored), probability) in evidence.top_k.iter_mut().zip(&scored).zip(probabilities) {
-            (ranked.probability, ranked.size_log, ranked.shape) = (Some(probability), scored.size_log, scored.shape);
+            (ranked.probability, ranked.size_log, ranked.shape) =
+                (Some(probability), scored.size_log, scored.apart.map(|apart| apart.shape));
         }
         // By share, not by probability: the curve between them may be level, and no evidence is to be lost on it. Stable:
         // of equal ones the more similar one stays first.
@@ -99,25 +100,26 @@ impl PartIndex {
             Some(likeness) if self.fit().is_none_or(Fit::pairs_by_likeness) => likeness,
             _ => one.similarity,
         };
-        // Of the part and its pair: the shape's and the looks' half difference.
+        // Of the part and its pair: half the difference of the two.
         let apart = |one: &RankedPart| {
             let other = self.pair_of(one, ranked)?;
             let of_view = |seen: &Seen| {
                 let of = |part: &RankedPart| self.shapes().likeness(seen.shape.as_ref()?, &part.part_id);
                 Some((of(one)? - of(other)?) / 2.0)
             };
-            Some((mean_of_known(views.iter().map(of_view))?, (looks(one) - looks(other)) / 2.0))
+            Some(Apart {
+                shape: mean_of_known(views.iter().map(of_view))?,
+                likeness: (looks(one) - looks(other)) / 2.0,
+                centre: one.centre.zip(other.centre).map_or(0.0, |(one, other)| (one - other) / 2.0),
+            })
         };
-        let scored = |(position, one): (usize, &RankedPart)| {
-            let apart = apart(one);
-            Scored {
-                similarity: one.similarity,
-                likeness: one.likeness,
-                size_log: size_log(&one.part_id),
-                shape: apart.map(|(shape, _)| shape),
-                pair: apart.map_or(0.0, |(_, looks)| looks),
-                is_rival: position > 0 && self.groups().share(first, &one.part_id),
-            }
+        let scored = |(position, one): (usize, &RankedPart)| Scored {
+            similarity: one.similarity,
+            likeness: one.likeness,
+            centre: one.centre,
+            size_log: size_log(&one.part_id),
+            apart: apart(one),
+            is_rival: position > 0 && self.groups().share(first, &one.part_id),
         };
         ranked.iter().enumerate().map(scored).collect()
     }

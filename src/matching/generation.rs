@@ -1,5 +1,5 @@
 //! One generation directory: `manifest.json`, `l1.vectors`, `l2.vectors`, `l2.lists`, `ids.bin`, perhaps
-//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, and `evidence.csv`; named `gen-` and the first 12 digits
+//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, `centres.safetensors`, and `evidence.csv`; named `gen-` and the first 12 digits
 //! of the manifest's digest, and through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only when every byte was compared with its digest, now or (as
@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::MatchError;
+use super::centres::Centres;
 use super::evidence::TierEvidence;
 use super::groups::Groups;
 use super::ids::TemplateIds;
@@ -36,6 +37,8 @@ pub const SHAPES_FILE: &str = "shapes.csv";
 pub const SHAPE_VIEWS_FILE: &str = "shapes.bin";
 /// Only where the build was given evidence; what the next build starts from.
 pub const EVIDENCE_FILE: &str = "evidence.csv";
+/// Only where the embedder learned directions of its own for some of the parts.
+pub const CENTRES_FILE: &str = "centres.safetensors";
 /// Files whose digests the manifest holds.
 pub const CONTENT_FILES: [&str; 4] = [L1_FILE, L2_FILE, LISTS_FILE, IDS_FILE];
 
@@ -50,6 +53,7 @@ pub struct Generation {
     pub groups: Groups,
     pub sizes: Sizes,
     pub shapes: Shapes,
+    pub centres: Centres,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
     /// Vectors of the cold tier, memory-mapped.
@@ -114,6 +118,9 @@ impl Generation {
         } else {
             Shapes::default()
         };
+        let centres = read_optional(dir, &manifest, CENTRES_FILE, |bytes| {
+            Centres::parse(bytes, manifest.dim).map_err(|fault| format!("{CENTRES_FILE}: {fault}"))
+        })?;
         check_counts(&manifest, &ids).map_err(damaged)?;
         let l1 = l1.values(0, manifest.l1.count * manifest.dim).unwrap_or(&[]).to_vec();
         Ok(Self {
@@ -124,6 +131,7 @@ impl Generation {
             groups,
             sizes,
             shapes,
+            centres,
             l1,
             l2,
             l2_copy: Vec::new(),
@@ -196,7 +204,7 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
 
 /// The files that this generation has by its manifest.
 fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
-    let optional = [GROUPS_FILE, SIZES_FILE, SHAPES_FILE, SHAPE_VIEWS_FILE, EVIDENCE_FILE];
+    let optional = [GROUPS_FILE, SIZES_FILE, SHAPES_FILE, SHAPE_VIEWS_FILE, EVIDENCE_FILE, CENTRES_FILE];
     let optional = optional.into_iter().filter(|name| manifest.files.contains_key(*name));
     CONTENT_FILES.into_iter().chain(optional)
 }

@@ -4,12 +4,26 @@
 //! Fisher; β is the concentration), so one template that happens to lie near counts for less than several that do. Of one
 //! template it is that one's cosine. On the hard queries of docs/benchmarks.md it names 2 points more right than the
 //! nearest cosine, and tells unknown parts better.
+//! Beside it stands the cosine with the part's *centre*: the direction that the embedder learned for the part, where it did
+//! ([`super::Centres`]), else that of the sum of its catalogue views. What the network learned tells unknown parts best and
+//! mirror pairs worst, the views the other way round, so a fit weighs both.
 //! Pure. Overload: none, the work is the templates of the parts that are asked for.
 
 use super::kernel;
 
+/// Least length of a sum of vectors of length 1 that still points anywhere.
+const NORM_MIN: f32 = 1e-3;
 /// β. Between 4 and 12 the sample catalogue's results are the same within half a point.
 const CONCENTRATION: f32 = 8.0;
+
+/// How alike an item is to all that is known of a part.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Alike {
+    /// [`likeness`].
+    pub likeness: Option<f32>,
+    /// [`centre`].
+    pub centre: Option<f32>,
+}
 
 /// The likeness by the cosines with a part's catalogue views and with those that people taught, −1 to 1; `None` where there
 /// are neither. Where there are both, each kind stands for half: a taught view comes from the camera that asks, and must
@@ -20,6 +34,31 @@ pub(super) fn likeness(catalogue: impl IntoIterator<Item = f32>, taught: impl In
         (one, other) => one.or(other)?,
     };
     Some(density.ln() / CONCENTRATION)
+}
+
+/// Cosine of `query` with the part's centre and with the direction of the views that people taught, all of length 1: −1 to 1;
+/// `None` where there is neither. Where there are both, it is that with the direction halfway between them.
+pub(super) fn centre(query: &[f32], centre: Option<&[f32]>, taught: Option<&[f32]>) -> Option<f32> {
+    match (centre, taught) {
+        (Some(centre), Some(taught)) => Some(cosine(query, &direction([centre, taught].into_iter())?)),
+        (one, other) => Some(cosine(query, one.or(other)?)),
+    }
+}
+
+/// Where the sum of `vectors` points, of length 1; `None` of nothing, and of vectors that cancel out. Of vectors of length 1
+/// it is the likeliest mean of a von Mises and Fisher distribution (Mardia and Jupp, Directional Statistics, 2000, section
+/// 10.3.1).
+pub(super) fn direction<'a>(mut vectors: impl Iterator<Item = &'a [f32]>) -> Option<Vec<f32>> {
+    let mut sum = vectors.next()?.to_vec();
+    for vector in vectors {
+        sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
+    }
+    let norm = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if !norm.is_finite() || norm < NORM_MIN {
+        return None;
+    }
+    sum.iter_mut().for_each(|value| *value /= norm);
+    Some(sum)
 }
 
 /// Mean of `exp(β cos)`; `None` of nothing.
@@ -75,7 +114,18 @@ impl PartRows {
 mod tests {
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-    use super::{PartRows, likeness};
+    use super::{PartRows, centre, direction, likeness};
+
+    /// Of length 1, so many degrees from the first axis.
+    fn at(degrees: f32) -> [f32; 2] {
+        let (sin, cos) = degrees.to_radians().sin_cos();
+        [cos, sin]
+    }
+
+    fn mean(degrees: &[f32]) -> Vec<f32> {
+        let views: Vec<[f32; 2]> = degrees.iter().copied().map(at).collect();
+        direction(views.iter().map(<[f32; 2]>::as_slice)).unwrap()
+    }
 
     #[test]
     fn several_near_views_say_more_than_one_nearest() {
@@ -97,7 +147,29 @@ mod tests {
         assert!((likeness([], [0.7]).unwrap() - 0.7).abs() < 1e-6, "a part that was only taught");
     }
 
+    #[test]
+    fn a_taught_view_moves_a_centre_halfway_to_itself() {
+        let (item, catalogue) = (at(0.0), mean(&[75.0; 18]));
+        let untaught = centre(&item, Some(&catalogue), None).unwrap();
+        let taught = centre(&item, Some(&catalogue), Some(&at(5.0))).unwrap();
+        assert!(untaught < 0.3 && (taught - 40.0_f32.to_radians().cos()).abs() < 1e-5, "{untaught}, {taught}");
+        assert!((centre(&item, None, Some(&at(60.0))).unwrap() - 0.5).abs() < 1e-6, "a part that was only taught");
+        assert_eq!(centre(&item, None, None), None);
+        assert_eq!(centre(&item, Some(&at(30.0)), Some(&at(210.0))), None, "halfway is nowhere");
+        assert_eq!(direction(std::iter::empty()), None);
+    }
+
     proptest! {
+        #[test]
+        fn more_views_of_the_same_places_move_no_centre(
+            degrees in proptest::collection::vec(-80.0_f32..80.0, 1..40), item in -180.0_f32..180.0,
+        ) {
+            let twice: Vec<f32> = degrees.iter().chain(&degrees).copied().collect();
+            let value = centre(&at(item), Some(&mean(&degrees)), None).unwrap();
+            let again = centre(&at(item), Some(&mean(&twice)), None).unwrap();
+            prop_assert!((value - again).abs() < 1e-4 && value.abs() <= 1.0 + 1e-5, "{value}, {again}");
+        }
+
         #[test]
         fn it_lies_between_mean_and_nearest(cosines in proptest::collection::vec(-1.0_f32..1.0, 1..40)) {
             let value = likeness(cosines.iter().copied(), []).unwrap();

@@ -9,6 +9,7 @@
 pub mod borrowed;
 mod build;
 pub mod catalogue;
+mod centres;
 mod clusters;
 mod cold;
 mod delta;
@@ -46,12 +47,13 @@ mod views;
 pub use build::{
     BuildOptions, Built, IndexBuilder, L1_BYTES_MAX_DEFAULT, L1_RATIO_DEFAULT, Phase, Progress, RECALL_TARGET_DEFAULT,
 };
+pub use centres::Centres;
 pub use delta::{Delta, DeltaCell, Deltas, LEARNED_VIEW_PREFIX, Learning, index_name, learned_view};
 pub use duplicates::{DuplicatePair, Duplicates};
 pub use error::MatchError;
 pub use evaluate::{Evaluation, Query, evaluate};
 pub use evidence::{HITS_HALF_LIFE, Rates, TierEvidence};
-pub use fit::{Fit, Scored, Scorer, Several, Weights};
+pub use fit::{Apart, Fit, Scored, Scorer, Several, Weights};
 pub use fitting::FitRow;
 pub use fuse::Seen;
 pub use groups::Groups;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::delta::DeltaView;
 use super::groups::Groups;
 use super::ids::TemplateIds;
+use super::likeness::Alike;
 use crate::types::{MatchEvidence, RankedPart, Tier};
 
 /// Parts listed in an answer.
@@ -96,17 +97,20 @@ pub fn margin(parts: &[Candidate]) -> f32 {
     }
 }
 
-/// What the search says of one query; `parts` as [`TopParts::parts`] gives them, each with its `likeness`. `None` when
+/// What the search says of one query; `parts` as [`TopParts::parts`] gives them, each with how `alike` it is. `None` when
 /// nothing was found.
 #[must_use]
 pub(super) fn evidence(
     parts: &[Candidate],
     names: &Names<'_>,
     stages: Stages,
-    likeness: impl Fn(&Candidate) -> Option<f32>,
+    alike: impl Fn(&Candidate) -> Alike,
 ) -> Option<MatchEvidence> {
-    let with_likeness = |candidate| Some(RankedPart { likeness: likeness(candidate), ..names.ranked(candidate)? });
-    let ranked: Vec<RankedPart> = parts.iter().filter_map(with_likeness).collect();
+    let with_all = |candidate| {
+        let Alike { likeness, centre } = alike(candidate);
+        Some(RankedPart { likeness, centre, ..names.ranked(candidate)? })
+    };
+    let ranked: Vec<RankedPart> = parts.iter().filter_map(with_all).collect();
     let (best, tier) = (ranked.first()?.clone(), parts.first()?.tier);
     let second = ranked.get(1);
     Some(MatchEvidence {
@@ -173,6 +177,7 @@ impl Names<'_> {
                 color_id,
                 similarity,
                 likeness: None,
+                centre: None,
                 probability: None,
                 size_log: None,
                 shape: None,
@@ -185,6 +190,7 @@ impl Names<'_> {
             color_id: template.color_id.map(str::to_owned),
             similarity,
             likeness: None,
+            centre: None,
             probability: None,
             size_log: None,
             shape: None,

@@ -8,6 +8,7 @@
 //! Thread: one opened index serves all workers, both stages in parallel, without a lock. Overload: none here; a batch costs `N × L1` in one
 //! pass over memory plus the L2 lists of the queries that enter stage 2.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -17,7 +18,7 @@ use super::fit::Fit;
 use super::generation::{self, Generation};
 use super::ids::{TemplateIds, TemplateRef};
 use super::kernel;
-use super::likeness::{PartRows, cosine, likeness};
+use super::likeness::{Alike, PartRows, centre, cosine, direction, likeness};
 use super::manifest::Manifest;
 use super::rank::{self, AcceptRule, Candidate, Names, Stages, TopParts};
 use super::store::{self, Quarantined};
@@ -96,7 +97,7 @@ impl PartIndex {
     }
 
     /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by. Gives
-    /// the likenesses without a fit too, so that one can be learned.
+    /// what a fit weighs without a fit too, so that one can be learned.
     ///
     /// # Errors
     /// As [`PartIndex::search`].
@@ -105,20 +106,22 @@ impl PartIndex {
         self.answers(&queries, self.tops_exact(&queries), &DeltaView::default(), true)
     }
 
-    /// The evidence of each query's parts; likenesses where `has_likeness`.
+    /// The evidence of each query's parts; how alike they are to all of a part where `has_alike`.
     fn answers(
         &self,
         queries: &[f32],
         tops: Vec<(TopParts, Stages)>,
         delta: &DeltaView<'_>,
-        has_likeness: bool,
+        has_alike: bool,
     ) -> Result<Vec<MatchEvidence>, MatchError> {
         let names = self.names(delta);
         let answers = tops.iter().zip(queries.chunks_exact(self.dim())).map(|((top, stages), query)| {
-            let likeness =
-                |candidate: &Candidate| has_likeness.then(|| self.likeness(query, candidate.part, delta)).flatten();
+            let alike = |candidate: &Candidate| match has_alike {
+                true => self.alike(query, candidate.part, delta),
+                false => Alike::default(),
+            };
             // An index has at least one template, so only a broken one finds nothing.
-            rank::evidence(top.parts(), &names, *stages, likeness).ok_or_else(|| self.found_nothing())
+            rank::evidence(top.parts(), &names, *stages, alike).ok_or_else(|| self.found_nothing())
         });
         answers.collect()
     }
@@ -170,30 +173,35 @@ impl PartIndex {
         MatchError::damaged(&self.generation.dir, "a search found nothing")
     }
 
-    /// How alike `query`, of length 1, is to all templates of the part of this number.
-    pub(super) fn likeness(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Option<f32> {
-        let [catalogue, taught] = self.part_rows().each_ref().map(|rows| self.cosines(query, rows.of(part)));
-        likeness(
-            catalogue.map(|(_, cosine)| cosine),
-            taught.map(|(_, cosine)| cosine).chain(delta.cosines(query, part)),
-        )
+    /// How alike `query`, of length 1, is to all that is known of the part of this number.
+    pub(super) fn alike(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Alike {
+        let [catalogue, taught] = self.part_rows().each_ref().map(|rows| rows.of(part));
+        let views = |rows| self.views(rows).map(|(_, view)| view);
+        let taught = || views(taught).chain(delta.vectors(part, self.dim()));
+        let cosine = |view| cosine(query, view);
+        let learned = self.generation.ids.part_name(part).and_then(|name| self.generation.centres.of(name));
+        let own = learned.map(Cow::Borrowed).or_else(|| direction(views(catalogue)).map(Cow::Owned));
+        Alike {
+            likeness: likeness(views(catalogue).map(cosine), taught().map(cosine)),
+            centre: centre(query, own.as_deref(), direction(taught()).as_deref()),
+        }
     }
 
     /// The template of the part of this number that `query`, of length 1, is most alike.
     pub(super) fn nearest(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Option<Candidate> {
-        let rows = self.part_rows().iter().flat_map(|rows| self.cosines(query, rows.of(part)));
-        let of_generation = rows.map(|(template, similarity)| {
+        let rows = self.part_rows().iter().flat_map(|rows| self.views(rows.of(part)));
+        let of_generation = rows.map(|(template, view)| {
             let tier = if self.generation.ids.is_hot(template) { Tier::L1 } else { Tier::L2 };
-            Candidate { template, part, similarity, tier }
+            Candidate { template, part, similarity: cosine(query, view), tier }
         });
         of_generation.chain(delta.candidates(query, part)).reduce(|best, one| if one.beats(&best) { one } else { best })
     }
 
-    /// Cosines of `query` with the templates at `rows`.
-    fn cosines<'a>(&'a self, query: &'a [f32], rows: &'a [u32]) -> impl Iterator<Item = (u32, f32)> + 'a {
-        rows.iter().filter_map(move |&row| {
-            let at = row as usize * query.len();
-            Some((row, cosine(query, self.generation.l2().get(at..at + query.len())?)))
+    /// The templates at `rows`, each with its vector.
+    fn views<'a>(&'a self, rows: &'a [u32]) -> impl Iterator<Item = (u32, &'a [f32])> + 'a {
+        rows.iter().filter_map(|&row| {
+            let at = row as usize * self.dim();
+            Some((row, self.generation.l2().get(at..at + self.dim())?))
         })
     }
 

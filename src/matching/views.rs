@@ -1,7 +1,7 @@
 //! Several views of one item: one answer from all of them.
 //!
 //! Each view is searched by itself. Every part that one of them brings up is then compared with all of them, and shows for
-//! itself the mean over the views: of the nearest cosines, of the likenesses, and, in [`PartIndex::fuse`], of what size
+//! itself the mean over the views: of the nearest cosines, the likenesses, the centres and, in [`PartIndex::fuse`], of what size
 //! and shape say. How much surer several views make the answer is learned by the fit from items seen as often
 //! ([`super::fitting`]): views of one item are not independent, so no rule is assumed.
 //! Pure but for the search. Overload: at most [`crate::limits::VIEWS_PER_ITEM_MAX`] views of [`CANDIDATES`] parts each.
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use super::MatchError;
 use super::delta::{DeltaView, Learning};
+use super::likeness::Alike;
 use super::rank::{self, AcceptRule, CANDIDATES, Candidate, Stages, TopParts};
 use super::search::PartIndex;
 use crate::types::{MatchEvidence, RankedPart};
@@ -40,8 +41,8 @@ impl PartIndex {
         self.together(&queries, &tops, &delta, self.fit().is_some())
     }
 
-    /// As [`PartIndex::search_views`], comparing with every template of L2 and without what was learned since; with the
-    /// likenesses, so that a fit can be learned.
+    /// As [`PartIndex::search_views`], comparing with every template of L2 and without what was learned since; with all
+    /// that a fit weighs, so that one can be learned.
     ///
     /// # Errors
     /// As [`PartIndex::search`].
@@ -55,13 +56,13 @@ impl PartIndex {
         queries: &[f32],
         tops: &[(TopParts, Stages)],
         delta: &DeltaView<'_>,
-        has_likeness: bool,
+        has_alike: bool,
     ) -> Result<Together, MatchError> {
         let views: Vec<&[f32]> = queries.chunks_exact(self.dim()).collect();
         let mut parts: Vec<u32> = tops.iter().flat_map(|(top, _)| top.parts().iter().map(|found| found.part)).collect();
         parts.sort_unstable();
         parts.dedup();
-        let mut likenesses: BTreeMap<u32, f32> = BTreeMap::new();
+        let mut known: BTreeMap<u32, Alike> = BTreeMap::new();
         let mut candidates: Vec<Candidate> = Vec::with_capacity(parts.len());
         for part in parts {
             let nearest: Vec<Candidate> = views.iter().filter_map(|query| self.nearest(query, part, delta)).collect();
@@ -70,9 +71,12 @@ impl PartIndex {
                 continue;
             };
             candidates.push(Candidate { similarity: mean(nearest.iter().map(|one| one.similarity)), ..best });
-            let alike: Option<Vec<f32>> = views.iter().map(|query| self.likeness(query, part, delta)).collect();
-            if let Some(alike) = alike.filter(|_| has_likeness) {
-                likenesses.insert(part, mean(alike.into_iter()));
+            if has_alike {
+                let alike: Vec<Alike> = views.iter().map(|query| self.alike(query, part, delta)).collect();
+                let of_all = |of: fn(&Alike) -> Option<f32>| {
+                    Some(mean(alike.iter().map(of).collect::<Option<Vec<f32>>>()?.into_iter()))
+                };
+                known.insert(part, Alike { likeness: of_all(|one| one.likeness), centre: of_all(|one| one.centre) });
             }
         }
         candidates.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.template.cmp(&b.template)));
@@ -83,8 +87,8 @@ impl PartIndex {
             stage2_ms: tops.iter().map(|(_, stages)| stages.stage2_ms).sum(),
         };
         let names = self.names(delta);
-        let likeness = |candidate: &Candidate| likenesses.get(&candidate.part).copied();
-        let evidence = rank::evidence(&candidates, &names, stages, likeness).ok_or_else(|| self.found_nothing())?;
+        let alike = |candidate: &Candidate| known.get(&candidate.part).copied().unwrap_or_default();
+        let evidence = rank::evidence(&candidates, &names, stages, alike).ok_or_else(|| self.found_nothing())?;
         let alone = tops.iter().filter_map(|(top, _)| names.ranked(top.parts().first()?)).collect();
         Ok(Together { evidence, alone })
     }

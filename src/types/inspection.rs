@@ -52,6 +52,10 @@ pub struct RankedPart {
     /// those taught by reviews each standing for half: −1 to 1; `None` where nothing weighs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likeness: Option<f32>,
+    /// Cosine with the part's centre: the direction that the embedder learned for it, else that of the sum of its catalogue
+    /// views, and where reviews taught views, halfway to these; −1 to 1; `None` where nothing weighs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub centre: Option<f32>,
     /// That this is the part, 0 to 1; `None` without a fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f32>,

@@ -547,7 +547,7 @@ fn is_settled(state: &Path, change: i64) -> bool {
 fn fit(root: &Path) -> Result<(), MatchError> {
     let index = PartIndex::open(root)?;
     let scored =
-        |similarity| Scored { similarity, likeness: None, size_log: None, shape: None, pair: 0.0, is_rival: false };
+        |similarity| Scored { similarity, likeness: None, centre: None, size_log: None, apart: None, is_rival: false };
     let candidates = vec![("other".to_owned(), scored(0.9)), ("part".to_owned(), scored(0.1))];
     let row = FitRow { part_id: "other".to_owned(), candidates };
     let rows = vec![row; 60];

@@ -99,6 +99,7 @@ pub fn item(ordinal: u32, similarity: f32) -> Item {
             color_id: None,
             similarity,
             likeness: None,
+            centre: None,
             probability: None,
             size_log: None,
             shape: None,

@@ -226,7 +226,7 @@ function surenessOf(match) {
 }
 
 function rivalsOf(match) {
-  const line = (part) => `${part.part_id}: ${percent(part.probability)}, likeness ${fixed(part.likeness, 3)}`;
+  const line = (part) => `${part.part_id}: ${percent(part.probability)}, likeness ${fixed(part.likeness, 3)}, centre ${fixed(part.centre, 3)}`;
   return match.top_k.map(line).join("\n");
 }
 
