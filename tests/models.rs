@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use loupe::matching::PartIndex;
+use loupe::types::MatchEvidence;
 use serde_json::Value;
 use support::{copy_folder, fail_with, loupe, root, succeed, text};
 use tempfile::TempDir;
@@ -126,4 +128,45 @@ fn the_bundled_models_give_what_was_recorded() {
     for name in ["mobilenetv2", "partnet", "tiny-yolox"] {
         assert!(names.contains(&name), "{names:?}");
     }
+}
+
+#[test]
+fn the_bundled_embedder_says_where_its_parts_lie_and_other_directions_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let samples = root().join("samples/parts");
+    let chosen = ["part_num", "3001", "3003", "3004", "3020", "3023", "3039"];
+    for (name, column) in [("parts.csv", 0), ("templates.csv", 1)] {
+        let all = fs::read_to_string(samples.join(name)).unwrap();
+        let rows = all.lines().filter(|row| chosen.contains(&row.split(',').nth(column).unwrap()));
+        fs::write(folder.path().join(name), rows.collect::<Vec<_>>().join("\n")).unwrap();
+    }
+    let model = folder.path().join("partnet");
+    copy_folder(&root().join("models/partnet"), &model);
+    let build = || {
+        let mut command = loupe();
+        command
+            .args(["index", "build", "--json", "--input-px", "160", "--root"])
+            .arg(&samples)
+            .arg("--model")
+            .arg(&model);
+        for name in ["parts", "templates"] {
+            command.arg(format!("--{name}")).arg(folder.path().join(format!("{name}.csv")));
+        }
+        command.arg("--out").arg(folder.path().join("index"));
+        command
+    };
+    assert_eq!(json(&mut build())["centre_count"], 6);
+    let index = PartIndex::open(&folder.path().join("index")).unwrap();
+    let answers = index.search_exact(index.vectors()).unwrap();
+    let is_own = |(row, answer): (u32, &MatchEvidence)| {
+        let nearest = answer.top_k.iter().max_by(|a, b| a.centre.unwrap().total_cmp(&b.centre.unwrap())).unwrap();
+        nearest.part_id == index.template(row).unwrap().part_id
+    };
+    let own = (0..).zip(&answers).filter(|pair| is_own(*pair)).count();
+    assert!(own * 20 >= answers.len() * 19, "{own} of {} catalogue views lie nearest their own part", answers.len());
+
+    let path = model.join("centres.safetensors");
+    fs::write(&path, &fs::read(&path).unwrap()[8..]).unwrap();
+    let said = fail_with(&mut build(), 1);
+    assert!(said.contains("centres.safetensors") && said.contains("sha256"), "{said}");
 }
