@@ -311,8 +311,7 @@ fn matching_device(server: &Postgres) -> (Device, PathBuf) {
 
 /// A fit of the generation that `target` tells apart from others; its file and digest.
 fn fitted(folder: &Path, generation_sha256: Digest, target: f32) -> (PathBuf, Digest) {
-    let scored =
-        |similarity| Scored { similarity, likeness: None, centre: None, size_log: None, apart: None, is_rival: false };
+    let scored = |similarity| Scored { similarity, ..Scored::default() };
     let candidates = vec![("3009".to_owned(), scored(0.9)), ("3001".to_owned(), scored(0.1))];
     let row = FitRow { part_id: "3009".to_owned(), candidates };
     let fit = fitting::fit(generation_sha256, &vec![row; 60], 0.1, target).unwrap();

@@ -157,13 +157,15 @@ def main():
         worst = float(np.abs(session.run(["embedding"], {"images": x.numpy()})[0] - net(x).numpy()).max())
         print("max difference to the file", worst, flush=True)
         assert worst < 1e-4
-        centres = torch.zeros(len(catalogue.parts), 256)
-        for images, classes in batches(catalogue, a.per_part, a.px, a.seed + 1):
-            centres.index_add_(0, classes, net(tensor(images)))
-    learned = pathlib.Path(a.model).with_name("centres.safetensors")
-    for part, centre in (load_file(learned) if learned.exists() else {}).items():
-        if part in catalogue.parts:
-            centres[catalogue.parts.index(part)] = centre
+    path = pathlib.Path(a.model).with_name("centres.safetensors")
+    learned = load_file(path) if path.exists() else {}
+    centres = torch.stack([learned.get(part, torch.zeros(256)) for part in catalogue.parts])
+    unlearned = torch.tensor([part not in learned for part in catalogue.parts])
+    if unlearned.any():
+        with torch.inference_mode():
+            for images, classes in batches(catalogue, a.per_part, a.px, a.seed + 1):
+                own = unlearned[classes]
+                centres.index_add_(0, classes[own], net(tensor(images))[own])
     state = {"net": net.state_dict(), "centres": F.normalize(centres), "parts": catalogue.parts}
     if shown:
         second = foreshortening()

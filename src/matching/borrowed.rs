@@ -100,14 +100,7 @@ mod tests {
     }
 
     fn fit(index: &PartIndex, target: f32) -> Vec<u8> {
-        let scored = |similarity| Scored {
-            similarity,
-            likeness: None,
-            centre: None,
-            size_log: None,
-            apart: None,
-            is_rival: false,
-        };
+        let scored = |similarity| Scored { similarity, ..Scored::default() };
         let candidates = vec![("one".to_owned(), scored(0.9)), ("other".to_owned(), scored(0.1))];
         let row = FitRow { part_id: "one".to_owned(), candidates };
         let fit = fitting::fit(index.generation_sha256(), &vec![row; 60], 0.1, target).unwrap();

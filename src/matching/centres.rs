@@ -3,7 +3,7 @@
 //! An embedder trained as a classifier with a cosine margin (Wang et al., CosFace, 2018) holds one direction for each part:
 //! where the embeddings of all of its training pictures gather. The file is safetensors' own layout with one tensor a
 //! part, `[dim]` f32, named by the part's number, so that any training script can write it.
-//! A part that is not in it has no learned direction; [`super::likeness`] then takes the mean of its views.
+//! A part that is not in it has no learned direction; [`super::likeness`] then takes that of the sum of its views.
 
 use std::collections::{BTreeMap, BTreeSet};
 

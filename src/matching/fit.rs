@@ -28,7 +28,7 @@ const FORMAT_OLDEST: u32 = 1;
 const FOLDER: &str = "fits";
 
 /// What one candidate part shows for itself.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Scored {
     /// Cosine, −1 to 1.
     pub similarity: f32,

@@ -378,17 +378,7 @@ mod tests {
                         let own = if part == truth { 0.85 } else { 0.55 };
                         let size_log = if part == truth { 1.0 } else { -4.0 };
                         let similarity = own + noise * (next() - 0.5);
-                        (
-                            part.to_string(),
-                            Scored {
-                                similarity,
-                                likeness: None,
-                                centre: None,
-                                size_log: Some(size_log),
-                                apart: None,
-                                is_rival: false,
-                            },
-                        )
+                        (part.to_string(), Scored { similarity, size_log: Some(size_log), ..Scored::default() })
                     })
                     .collect();
                 candidates.sort_by(|a, b| b.1.similarity.total_cmp(&a.1.similarity));

@@ -1,6 +1,6 @@
 //! One generation directory: `manifest.json`, `l1.vectors`, `l2.vectors`, `l2.lists`, `ids.bin`, perhaps
-//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, `centres.safetensors`, and `evidence.csv`; named `gen-` and the first 12 digits
-//! of the manifest's digest, and through the manifest's digests of everything in it.
+//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, `centres.safetensors`, and `evidence.csv`; named
+//! `gen-` and the first 12 digits of the manifest's digest, and through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only when every byte was compared with its digest, now or (as
 //! [`super::proof`] says) before; L1 is in RAM, L2 and the ids memory-mapped. Checking reads L2 once through a small

@@ -10,6 +10,7 @@
 //! Pure. Overload: none, the work is the templates of the parts that are asked for.
 
 use super::kernel;
+use super::search::normalise;
 
 /// Least length of a sum of vectors of length 1 that still points anywhere.
 const NORM_MIN: f32 = 1e-3;
@@ -53,12 +54,9 @@ pub(super) fn direction<'a>(mut vectors: impl Iterator<Item = &'a [f32]>) -> Opt
     for vector in vectors {
         sum.iter_mut().zip(vector).for_each(|(sum, value)| *sum += value);
     }
-    let norm = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if !norm.is_finite() || norm < NORM_MIN {
-        return None;
-    }
-    sum.iter_mut().for_each(|value| *value /= norm);
-    Some(sum)
+    // What is left where they cancel out is rounding.
+    let points_somewhere = cosine(&sum, &sum) > NORM_MIN * NORM_MIN;
+    (points_somewhere && normalise(&mut sum).is_ok()).then_some(sum)
 }
 
 /// Mean of `exp(β cos)`; `None` of nothing.
@@ -71,7 +69,7 @@ fn mean_exp(cosines: impl IntoIterator<Item = f32>) -> Option<f32> {
     (count > 0.0).then(|| sum / count)
 }
 
-/// Cosine of `query` and `vector`, both of length 1.
+/// Inner product of `query` and `vector`: their cosine where both are of length 1.
 pub(super) fn cosine(query: &[f32], vector: &[f32]) -> f32 {
     let mut out = [f32::NAN];
     kernel::similarities_into(query, vector, query.len(), &mut out);

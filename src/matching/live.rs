@@ -146,14 +146,7 @@ mod tests {
         let serving = live.current();
         assert!(serving.fit().is_none());
         let candidates = [("one", 0.9), ("other", 0.1)];
-        let scored = |similarity| Scored {
-            similarity,
-            likeness: None,
-            centre: None,
-            size_log: None,
-            apart: None,
-            is_rival: false,
-        };
+        let scored = |similarity| Scored { similarity, ..Scored::default() };
         let row = FitRow {
             part_id: "one".to_owned(),
             candidates: candidates.map(|(part, similarity)| (part.to_owned(), scored(similarity))).to_vec(),

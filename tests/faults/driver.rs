@@ -546,8 +546,7 @@ fn is_settled(state: &Path, change: i64) -> bool {
 /// Give the live generation a fit of its own, then one as if from the centre.
 fn fit(root: &Path) -> Result<(), MatchError> {
     let index = PartIndex::open(root)?;
-    let scored =
-        |similarity| Scored { similarity, likeness: None, centre: None, size_log: None, apart: None, is_rival: false };
+    let scored = |similarity| Scored { similarity, ..Scored::default() };
     let candidates = vec![("other".to_owned(), scored(0.9)), ("part".to_owned(), scored(0.1))];
     let row = FitRow { part_id: "other".to_owned(), candidates };
     let rows = vec![row; 60];
