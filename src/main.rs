@@ -74,6 +74,9 @@ enum Command {
     },
 }
 
+/// What `println!` panics with when the reader of a pipe has gone.
+const CLOSED_PIPE: &str = "failed printing to stdout: Broken pipe";
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -84,6 +87,16 @@ fn main() -> ExitCode {
             return if is_fault { ExitCode::from(cmd::EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if !matches!(cli.command, Command::Run(_)) {
+        let told = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            // `loupe … | head`: the reader has seen enough, which is no fault.
+            if panic.payload_as_str().is_some_and(|what| what.starts_with(CLOSED_PIPE)) {
+                std::process::exit(0);
+            }
+            told(panic);
+        }));
+    }
     let default_level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
     if let Err(error) = log::init(cli.log_format, Some(cli.log.as_deref().unwrap_or(default_level))) {
         eprintln!("loupe: {error}");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use loupe::matching::{
     AcceptRule, BuildOptions, Centres, Delta, Embedding, Fit, FitRow, Groups, IndexBuilder, Learning, PartIndex, Seen,
-    Shape, ShapesBuilder, Sizes, Template, fitting, learned_view, turned_views, verify,
+    Shape, ShapesBuilder, Sizes, Template, fitting, learned_view, lifecycle, turned_views, verify,
 };
 use loupe::types::{BoundingBox, Digest, Foreshortening, Image, InspectionId, LearnedTemplate, MatchEvidence, SizeMm};
 use safetensors::tensor::{Dtype, TensorView};
@@ -32,8 +32,13 @@ fn seen(size_mm: Option<SizeMm>) -> Seen {
 }
 
 fn build(dir: &Path, parts: usize) {
-    let embedding =
-        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let embedding = Embedding {
+        model: "test".to_owned(),
+        model_sha256: Digest::of(b"m"),
+        input_px: 128,
+        crop_margin_ratio: 0.0,
+        input_sha256: None,
+    };
     let groups = (0..parts).map(|part| (part.to_string(), format!("pair-{}", part / 2))).collect();
     let length = |part: usize| if part.is_multiple_of(2) { 20.0 } else { 40.0 };
     let sizes: BTreeMap<String, [f32; 3]> = (0..parts).map(|p| (p.to_string(), [length(p), 8.0, 8.0])).collect();
@@ -85,6 +90,12 @@ fn true_size_names_the_part_that_looks_alone_leave_open() {
     build(dir.path(), 20);
     let fit = fitted(dir.path(), true);
     assert!(fit.sized.as_ref().unwrap().accepted_ratio > fit.plain.accepted_ratio + 0.2, "{fit:?}");
+    let told = lifecycle::stats(dir.path()).unwrap().fit.unwrap();
+    let sized = fit.sized.as_ref().map(|scorer| scorer.accepted_ratio);
+    assert_eq!(
+        (told.rows, told.accepted_ratio, told.sized_accepted_ratio),
+        (fit.rows, fit.plain.accepted_ratio, sized)
+    );
     let index = PartIndex::open(dir.path()).unwrap();
     let (vectors, truth) = views(2, 20, 200);
     let answers = index.search_exact(&vectors).unwrap();
@@ -164,8 +175,13 @@ fn wing(rises_right: bool, height_px: u32, part: u8, ground: u8) -> Image {
 #[test]
 fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     let dir = tempfile::tempdir().unwrap();
-    let embedding =
-        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let embedding = Embedding {
+        model: "test".to_owned(),
+        model_sha256: Digest::of(b"m"),
+        input_px: 128,
+        crop_margin_ratio: 0.0,
+        input_sha256: None,
+    };
     let groups = ["left", "right"].map(|part| (part.to_owned(), "wing".to_owned()));
     let mut shapes = ShapesBuilder::default();
     shapes.push("left", turned_views(&wing(false, 60, 200, 20)));
@@ -226,8 +242,13 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
 
 /// Two parts of three templates each.
 fn builder_of_three() -> IndexBuilder {
-    let embedding =
-        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let embedding = Embedding {
+        model: "test".to_owned(),
+        model_sha256: Digest::of(b"m"),
+        input_px: 128,
+        crop_margin_ratio: 0.0,
+        input_sha256: None,
+    };
     let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
     for (part, vector) in [
         ("near", [1.0, 0.0]),

@@ -145,8 +145,13 @@ fn decoders() {
 #[test]
 fn index_files() {
     let dir = tempfile::tempdir().unwrap();
-    let embedding =
-        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 64, crop_margin_ratio: 0.0 };
+    let embedding = Embedding {
+        model: "test".to_owned(),
+        model_sha256: Digest::of(b"m"),
+        input_px: 64,
+        crop_margin_ratio: 0.0,
+        input_sha256: None,
+    };
     let sizes = (0..6).map(|part| (part.to_string(), [16.0, 9.6, 8.0])).collect();
     let mut builder = IndexBuilder::new(8, embedding, BuildOptions::default()).with_sizes(Sizes::new(sizes).unwrap());
     let mut random = fastrand::Rng::with_seed(3);

@@ -31,7 +31,8 @@ fn vectors(seed: u64, parts: usize) -> Vec<f32> {
 /// The same parts in every generation; `seed` also names their colour, so that generations differ.
 fn builder(seed: u64, parts: usize, options: BuildOptions) -> IndexBuilder {
     let model_sha256 = Digest::of(b"model");
-    let embedding = Embedding { model: "test".to_owned(), model_sha256, input_px: 160, crop_margin_ratio: 0.0 };
+    let embedding =
+        Embedding { model: "test".to_owned(), model_sha256, input_px: 160, crop_margin_ratio: 0.0, input_sha256: None };
     let mut builder = IndexBuilder::new(DIM, embedding, options);
     for (part, vector) in vectors(1, parts).chunks(DIM).enumerate() {
         let (part_id, color_id) = (format!("part-{part}"), Some(seed.to_string()));

@@ -226,6 +226,9 @@ fn bom_crlf_korean_and_one_part_are_read_and_a_second_import_changes_nothing() {
     fs::write(&file, "part_num,name\n3001,Brick\n").unwrap();
     succeed(&mut import(&state, &file));
     assert!(show("en").contains("version 2"));
+    fs::write(&file, "part_num;name;size_x_mm\r\n3001;Brick;31.5\r\n").unwrap();
+    succeed(&mut import(&state, &file));
+    assert!(show("en").contains("version 3") && show("en").contains("31.5 ×"), "{}", show("en"));
     let said = fail_with(
         loupe()
             .args(["catalog", "promote", "3001", "--to", "silver", "--by", "kim", "--reason", "x", "--state"])

@@ -61,6 +61,7 @@ fn build_in_a_child() {
         model_sha256: Digest::of(b"model"),
         input_px: 160,
         crop_margin_ratio: 0.0,
+        input_sha256: None,
     };
     // A small hot tier, and a recall that is cheap to reach: the map is the matter here.
     let options = BuildOptions { l1_ratio: 0.01, recall_target: 0.5, ..BuildOptions::default() };

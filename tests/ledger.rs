@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use loupe::clock::Clock;
 use loupe::ledger::{Counters, Ledger, LedgerError, LedgerReader, NewReview, artifacts_dir};
 use loupe::types::{
-    BoundingBox, Digest, GpuStat, Inspection, InspectionId, LearnedTemplate, Reason, ReviewStatus, Timestamp,
+    BoundingBox, Digest, FolderNote, GpuStat, Inspection, InspectionId, LearnedTemplate, Reason, ReviewStatus,
+    Timestamp, WatchedFile,
 };
 use support::samples;
 
@@ -276,17 +277,51 @@ fn unknown_items_are_counted_by_the_part_they_look_like() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path());
     samples::provenance(&ledger);
+    let mut last = None;
     for number in [5, 300, 7] {
         let mut inspection = samples::held(number);
         inspection.items[0].reasons = vec![Reason::PartUnknown];
-        ledger.commit(inspection, vec![]).unwrap();
+        last = Some(ledger.commit(inspection, vec![]).unwrap());
     }
-    ledger.commit(samples::held(9), vec![]).unwrap();
-    let unknowns = LedgerReader::open(dir.path()).unwrap().unknown_parts().unwrap();
+    let doubtful = ledger.commit(samples::held(9), vec![]).unwrap();
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    let unknowns = reader.unknown_parts().unwrap();
     assert_eq!(unknowns.len(), 1);
     assert_eq!((unknowns[0].best_part_id.as_str(), unknowns[0].detected_count), ("3001", 3));
     assert_eq!(unknowns[0].nearest_similarity, samples::item(0, 0.1 + 0.3).similarity.unwrap());
     assert!(unknowns[0].example_code.ends_with("0003"), "{unknowns:?}");
+
+    // A person's word counts beside the device's, once, until it is taken back.
+    let count = || reader.unknown_parts().unwrap().into_iter().map(|part| part.detected_count).collect::<Vec<_>>();
+    ledger.review(review_of(&last.unwrap(), ReviewStatus::Rejected, None)).unwrap();
+    assert_eq!(count(), [3], "the device had said so");
+    let said = ledger.review(review_of(&doubtful, ReviewStatus::Rejected, None)).unwrap();
+    assert_eq!(count(), [4]);
+    let undo = NewReview { undoes_id: Some(said.id), ..review_of(&doubtful, ReviewStatus::Pending, None) };
+    ledger.review(undo).unwrap();
+    assert_eq!(count(), [3]);
+}
+
+#[test]
+fn what_was_taken_of_a_folder_is_known_with_the_inspection_and_forgotten_when_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path());
+    samples::provenance(&ledger);
+    let file = |path: &str, bytes| WatchedFile { path: path.to_owned(), bytes, modified_ns: 7 };
+    let submit = |inspection: &Inspection, taken: Vec<WatchedFile>, gone: &[&str]| {
+        let gone = gone.iter().map(|path| (*path).to_owned()).collect();
+        ledger.submit_watched(inspection.clone(), vec![], FolderNote { taken, gone }).unwrap().wait()
+    };
+    let (first, second) = (samples::inspection(1), samples::inspection(2));
+    let station = first.station.clone();
+    let reader = LedgerReader::open(dir.path()).unwrap();
+    submit(&first, vec![file("in/a.jpg", 1), file("in/b.jpg", 2)], &[]).unwrap();
+    submit(&second, vec![file("in/b.jpg", 3)], &["in/a.jpg", "in/none.jpg"]).unwrap();
+    assert_eq!(reader.watched_files(&station).unwrap(), [file("in/b.jpg", 3)]);
+    assert_eq!(reader.watched_files("another").unwrap(), []);
+    // An inspection that is refused takes nothing.
+    submit(&second, vec![file("in/c.jpg", 1)], &["in/b.jpg"]).unwrap_err();
+    assert_eq!(reader.watched_files(&station).unwrap(), [file("in/b.jpg", 3)]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use loupe::matching::PartIndex;
 use loupe::types::MatchEvidence;
@@ -99,6 +100,34 @@ fn recorded_numbers_replay_and_changed_ones_are_refused_with_their_difference() 
 }
 
 #[test]
+fn a_manifest_may_say_which_score_counts_and_the_caller_has_the_last_word() {
+    let folder = TempDir::new().unwrap();
+    let (model, picture) = (folder.path().join("yolov8"), red(folder.path()));
+    copy_folder(&reference("yolov8"), &model);
+    let found = |more: &[&str]| {
+        let said = json(loupe().args(["detect", "run", "--json", "--model"]).arg(&model).args(more).arg(&picture));
+        said["detections"].as_array().unwrap().len()
+    };
+    let path = model.join("manifest.toml");
+    let manifest = fs::read_to_string(&path).unwrap();
+    let usual = found(&[]);
+    assert!(usual > 0);
+    fs::write(&path, format!("{manifest}\n[detector]\nscore_min = 0.99\n")).unwrap();
+    assert_eq!((found(&[]), found(&["--score-min", "0.3"])), (0, usual));
+    fs::write(&path, format!("{manifest}\n[detector]\nscore_min = 1.5\n")).unwrap();
+    let said = fail_with(loupe().args(["detect", "run", "--model"]).arg(&model).arg(&picture), 1);
+    assert!(said.contains("detector.score_min"), "{said}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_fault() {
+    let mut child = loupe().arg("check").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn a_daemon_whose_model_gives_other_numbers_does_not_start() {
     let folder = TempDir::new().unwrap();
     let model = folder.path().join("yolov8");
@@ -130,31 +159,30 @@ fn the_bundled_models_give_what_was_recorded() {
     }
 }
 
+/// The command that builds `folder`/index of six sample parts.
+fn build_of_six(folder: &Path, model: &Path) -> std::process::Command {
+    let samples = root().join("samples/parts");
+    let chosen = ["part_num", "3001", "3003", "3004", "3020", "3023", "3039"];
+    let mut command = loupe();
+    command.args(["index", "build", "--json", "--input-px", "160"]);
+    for (name, column) in [("parts", 0), ("templates", 1)] {
+        let all = fs::read_to_string(samples.join(name).with_extension("csv")).unwrap();
+        let rows = all.lines().filter(|row| chosen.contains(&row.split(',').nth(column).unwrap()));
+        let path = folder.join(name).with_extension("csv");
+        fs::write(&path, rows.collect::<Vec<_>>().join("\n")).unwrap();
+        command.arg(format!("--{name}")).arg(path);
+    }
+    command.arg("--root").arg(&samples).arg("--model").arg(model).arg("--out").arg(folder.join("index"));
+    command
+}
+
 #[test]
 fn the_bundled_embedder_says_where_its_parts_lie_and_other_directions_are_refused() {
     let folder = TempDir::new().unwrap();
-    let samples = root().join("samples/parts");
-    let chosen = ["part_num", "3001", "3003", "3004", "3020", "3023", "3039"];
-    for (name, column) in [("parts.csv", 0), ("templates.csv", 1)] {
-        let all = fs::read_to_string(samples.join(name)).unwrap();
-        let rows = all.lines().filter(|row| chosen.contains(&row.split(',').nth(column).unwrap()));
-        fs::write(folder.path().join(name), rows.collect::<Vec<_>>().join("\n")).unwrap();
-    }
     let model = folder.path().join("partnet");
     copy_folder(&root().join("models/partnet"), &model);
-    let build = || {
-        let mut command = loupe();
-        command
-            .args(["index", "build", "--json", "--input-px", "160", "--root"])
-            .arg(&samples)
-            .arg("--model")
-            .arg(&model);
-        for name in ["parts", "templates"] {
-            command.arg(format!("--{name}")).arg(folder.path().join(format!("{name}.csv")));
-        }
-        command.arg("--out").arg(folder.path().join("index"));
-        command
-    };
+    let samples = root().join("samples/parts");
+    let build = || build_of_six(folder.path(), &model);
     assert_eq!(json(&mut build())["centre_count"], 6);
     let index = PartIndex::open(&folder.path().join("index")).unwrap();
     let answers = index.search_exact(index.vectors()).unwrap();
@@ -166,8 +194,74 @@ fn the_bundled_embedder_says_where_its_parts_lie_and_other_directions_are_refuse
     // A brick and a plate are alike from above: 348 of 396. Directions of another embedder would be right in one of six.
     assert!(own * 5 >= answers.len() * 4, "{own} of {} catalogue views lie nearest their own part", answers.len());
 
+    // Pictures of another form would be compared with these for ever, and nothing would say so.
+    let manifest = fs::read_to_string(model.join("manifest.toml")).unwrap();
+    fs::write(model.join("manifest.toml"), manifest.replace("color = \"rgb\"", "color = \"bgr\"")).unwrap();
+    let mut evaluate = loupe();
+    evaluate.args(["index", "evaluate", "--queries"]).arg(samples.join("queries.csv")).arg("--root").arg(&samples);
+    evaluate.arg("--index").arg(folder.path().join("index")).arg("--model").arg(&model);
+    let said = fail_with(&mut evaluate, 1);
+    assert!(said.contains("another form") && said.contains("partnet"), "{said}");
+    fs::write(model.join("manifest.toml"), manifest).unwrap();
+
     let path = model.join("centres.safetensors");
     fs::write(&path, &fs::read(&path).unwrap()[8..]).unwrap();
     let said = fail_with(&mut build(), 1);
     assert!(said.contains("centres.safetensors") && said.contains("sha256"), "{said}");
+}
+
+#[test]
+fn the_doctor_says_what_an_index_lacks_before_a_shift_does() {
+    let folder = TempDir::new().unwrap();
+    let (whole, older) = (root().join("models/partnet"), folder.path().join("partnet"));
+    copy_folder(&whole, &older);
+    let manifest = fs::read_to_string(older.join("manifest.toml")).unwrap();
+    fs::write(older.join("manifest.toml"), manifest.split("[centres]").next().unwrap()).unwrap();
+    let config = folder.path().join("loupe.toml");
+    let text_of = "[site]\ncode = \"test\"\n[storage]\nstate_dir = \"state\"\n[[stations]]\nname = \"a\"\n\
+                   recipe = \"recipe.toml\"\nsource = { kind = \"folder\", path = \"in\", watch = true }\n";
+    fs::write(&config, text_of).unwrap();
+    fs::create_dir(folder.path().join("in")).unwrap();
+    let recipe = format!("name = \"r\"\n[match]\nindex = \"index\"\nmodel = {whole:?}\nuse_fit = true\n");
+    fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+    let index = folder.path().join("index");
+    let stats = || json(loupe().args(["index", "stats", "--json", "--index"]).arg(&index));
+    let check = || text(&succeed(loupe().args(["check", "--config"]).arg(&config)).stdout);
+
+    json(&mut build_of_six(folder.path(), &older));
+    assert_eq!(stats()["known"], serde_json::json!({ "sizes": 6, "shapes": 2, "centres": 0 }));
+    assert_eq!((&stats()["fit"], &stats()["fit_fault"]), (&Value::Null, &Value::Null));
+    let said = check();
+    assert!(said.contains("holds no centres") && said.contains("has no fit"), "{said}");
+
+    json(&mut build_of_six(folder.path(), &whole));
+    assert_eq!(stats()["known"]["centres"], 6);
+    let said = check();
+    assert!(!said.contains("centres") && said.contains("has no fit"), "{said}");
+    let said = text(&succeed(loupe().args(["index", "stats", "--index"]).arg(&index)).stdout);
+    assert!(said.contains("6 centres") && said.contains("until `loupe index fit`"), "{said}");
+
+    // What `run` would refuse, the doctor says first.
+    let film = text_of.replace("\"folder\", path = \"in\", watch = true", "\"video\", path = \"parts.csv\"");
+    fs::write(&config, format!("{film}[dashboard]\nlisten = \"0.0.0.0:0\"\n")).unwrap();
+    let output = loupe().args(["check", "--config"]).arg(&config).output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("allow_remote") && said.contains("source cannot be opened"), "{said}");
+    fs::write(
+        &config,
+        text_of.replace(
+            "state_dir = \"state\"",
+            "state_dir = \"state\"\nfree_low_mb = 999999999\nfree_critical_mb = 999999998",
+        ),
+    )
+    .unwrap();
+    let output = loupe().args(["check", "--config"]).arg(&config).output().unwrap();
+    assert!(text(&output.stdout).contains("free_critical_mb"), "{output:?}");
+
+    let live = stats()["current"].as_str().unwrap().to_owned();
+    fs::create_dir(index.join("fits")).unwrap();
+    fs::write(index.join("fits").join(live).with_extension("json"), "{}").unwrap();
+    let fault = stats()["fit_fault"].as_str().unwrap().to_owned();
+    assert!(fault.contains("fits"), "{fault}");
 }

@@ -42,7 +42,13 @@ fn catalogue(seed: u64, parts: usize, views: usize, dim: usize) -> Catalogue {
 impl Catalogue {
     fn builder(&self, options: BuildOptions) -> IndexBuilder {
         let model_sha256 = Digest::of(b"model");
-        let embedding = Embedding { model: "test".to_owned(), model_sha256, input_px: 160, crop_margin_ratio: 0.05 };
+        let embedding = Embedding {
+            model: "test".to_owned(),
+            model_sha256,
+            input_px: 160,
+            crop_margin_ratio: 0.05,
+            input_sha256: None,
+        };
         let mut builder = IndexBuilder::new(self.dim, embedding, options);
         for (view, (part, vector)) in self.parts.iter().zip(self.vectors.chunks(self.dim)).enumerate() {
             let color_id = Some("71".to_owned());
@@ -277,10 +283,10 @@ fn ids_that_do_not_count_up_to_the_vectors_are_refused() {
 fn another_model_is_refused_with_both_numbers() {
     let root = tempfile::tempdir().unwrap();
     let index = catalogue(14, 5, 2, 32).build(root.path());
-    assert!(index.require_model(32, Digest::of(b"model")).is_ok());
-    let error = index.require_model(1280, Digest::of(b"model")).unwrap_err().to_string();
+    assert!(index.require_model(32, Digest::of(b"model"), None).is_ok());
+    let error = index.require_model(1280, Digest::of(b"model"), None).unwrap_err().to_string();
     assert!(error.contains("32-value") && error.contains("1280"), "{error}");
-    let error = index.require_model(32, Digest::of(b"other")).unwrap_err().to_string();
+    let error = index.require_model(32, Digest::of(b"other"), None).unwrap_err().to_string();
     assert!(error.contains(&Digest::of(b"other").to_string()), "{error}");
     assert!(matches!(index.search(&[0.1; 33], USUAL), Err(MatchError::Shape { values: 33, dim: 32 })));
     assert!(matches!(index.search(&[0.0; 32], USUAL), Err(MatchError::NoDirection { .. })));

@@ -6,9 +6,12 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use loupe::clock::Stopwatch;
+use loupe::ledger::LedgerReader;
 use support::{Assets, loupe, plate_recipe, samples, text};
 use tempfile::TempDir;
 
@@ -39,16 +42,26 @@ impl Daemon {
         let socket = folder.path().join("notify");
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        let child = loupe()
-            .args(["run", "--config"])
-            .arg(&config)
-            .env("NOTIFY_SOCKET", &socket)
-            .env("WATCHDOG_USEC", "400000")
-            .env_remove("WATCHDOG_PID")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Daemon { child, notify, folder }
+        Daemon { child: spawn(folder.path()), notify, folder }
+    }
+
+    /// The same daemon once more, after its end.
+    fn restart(&mut self) {
+        self.child = spawn(self.folder.path());
+    }
+
+    /// Wait for so many inspections, of all starts together.
+    fn wait_for_inspections(&self, count: u64) {
+        let watch = Stopwatch::start();
+        while self.inspected() < count {
+            assert!(watch.elapsed() < PATIENCE, "{} inspections of {count}", self.inspected());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn inspected(&self) -> u64 {
+        let counters = LedgerReader::open(&self.folder.path().join("state")).and_then(|reader| reader.counters());
+        counters.map_or(0, |counters| counters.captured - counters.refused)
     }
 
     /// Read notifications until one holds `wanted`.
@@ -76,10 +89,32 @@ impl Daemon {
         panic!("the log names no dashboard")
     }
 
+    /// End it as systemd does, and wait.
+    fn stop(&mut self) {
+        self.terminate();
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}\n{log}");
+    }
+
     fn terminate(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
+}
+
+/// The daemon that `folder`/loupe.toml describes.
+fn spawn(folder: &Path) -> Child {
+    loupe()
+        .args(["run", "--config"])
+        .arg(folder.join("loupe.toml"))
+        .env("NOTIFY_SOCKET", folder.join("notify"))
+        .env("WATCHDOG_USEC", "400000")
+        .env_remove("WATCHDOG_PID")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 fn get(address: &str, path: &str) -> String {
@@ -91,7 +126,7 @@ fn get(address: &str, path: &str) -> String {
     answer
 }
 
-fn station(name: &str, path: &std::path::Path, more: &str) -> String {
+fn station(name: &str, path: &Path, more: &str) -> String {
     format!(
         "[[stations]]\nname = \"{name}\"\nrecipe = \"plate.toml\"\nsource = {{ kind = \"folder\", path = \"{}\"{more} }}\n",
         path.display()
@@ -142,4 +177,40 @@ fn counters_balance() {
         .output()
         .unwrap();
     assert!(verified.status.success(), "{}{}", text(&verified.stdout), text(&verified.stderr));
+}
+
+#[test]
+fn a_picture_of_a_watched_folder_is_inspected_once_however_the_daemon_ended() {
+    let pictures = TempDir::new().unwrap();
+    let put = |name: &str, from: &str| {
+        // Named when it is whole, as a camera should.
+        let hidden = pictures.path().join(".part");
+        fs::copy(samples().join("plate/test/good").join(from), &hidden).unwrap();
+        fs::rename(hidden, pictures.path().join(name)).unwrap();
+    };
+    for name in ["a.jpg", "b.jpg", "c.jpg"] {
+        put(name, "000.jpg");
+    }
+    let mut daemon = Daemon::start(&station("plates", pictures.path(), ", watch = true"));
+    daemon.wait_for_inspections(3);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    // While it is down one comes, one is taken anew and one goes. The last name is looked at last: with it all were seen.
+    put("z.jpg", "001.jpg");
+    put("b.jpg", "002.jpg");
+    fs::remove_file(pictures.path().join("c.jpg")).unwrap();
+    daemon.restart();
+    daemon.wait_for_inspections(5);
+    daemon.stop();
+    put("zz.jpg", "003.jpg");
+    daemon.restart();
+    daemon.wait_for_inspections(6);
+    daemon.stop();
+    let reader = LedgerReader::open(&daemon.folder.path().join("state")).unwrap();
+    let mut sources: Vec<String> = reader.recent(10).unwrap().into_iter().map(|one| one.source).collect();
+    sources.sort();
+    let names: Vec<&str> = sources.iter().filter_map(|source| source.rsplit('/').next()).collect();
+    assert_eq!(names, ["a.jpg", "b.jpg", "b.jpg", "c.jpg", "z.jpg", "zz.jpg"]);
+    let kept = reader.watched_files("plates").unwrap();
+    assert_eq!(kept.len(), 4, "what left the folder is forgotten: {kept:?}");
 }

@@ -31,8 +31,13 @@ fn centre(part: usize) -> Vec<f32> {
 }
 
 fn build(dir: &Path) -> PartIndex {
-    let embedding =
-        Embedding { model: "test".to_owned(), model_sha256: Digest::of(b"m"), input_px: 128, crop_margin_ratio: 0.0 };
+    let embedding = Embedding {
+        model: "test".to_owned(),
+        model_sha256: Digest::of(b"m"),
+        input_px: 128,
+        crop_margin_ratio: 0.0,
+        input_sha256: None,
+    };
     let mut builder = IndexBuilder::new(DIM, embedding, BuildOptions::default());
     for part in 0..PARTS {
         let template = Template { part_id: part.to_string(), color_id: None, view: "0".to_owned() };

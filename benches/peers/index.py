@@ -1,7 +1,7 @@
 """FAISS from Python on the vectors of `loupe index bench`: the same vectors, queries, number of lists and recall.
 
 Reads what the bench left in its cache folder, builds IVF,Flat once (kept beside it), and measures single queries on one
-thread: in memory, memory-mapped as FAISS does it, and (with --sq8) 8-bit codes with exact re-ranking.
+thread: in memory, memory-mapped as FAISS does it, and (with --sq8, --pq) 8-bit or product codes with exact re-ranking.
 """
 import argparse
 import json
@@ -34,11 +34,26 @@ def timed(index, queries, truth, rounds=3):
     return {"p50_us": statistics.median(times), "p99_us": times[int(len(times) * 0.99)], "recall_at_1": hits / len(truth)}
 
 
+def reranked(codes, count, vectors, queries, truth):
+    """p50 in µs and recall@1 where the best `count` by their codes are compared by their whole vectors."""
+    times, hits = [], 0
+    for query, right in zip(queries, truth):
+        start = time.perf_counter()
+        _, ids = codes.search(query[None, :], count)
+        near = ids[0][ids[0] >= 0]
+        best = near[np.argmax(vectors[near] @ query)]
+        times.append((time.perf_counter() - start) * 1e6)
+        hits += int(best == right)
+    return {"p50_us": statistics.median(times), "recall_at_1": hits / len(truth)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="one index's folder in the cache of `loupe index bench`")
     parser.add_argument("--nprobe", type=int, nargs="*", default=[], help="besides Loupe's own number")
     parser.add_argument("--sq8", action="store_true", help="also 8-bit codes with exact re-ranking")
+    parser.add_argument("--pq", type=int, nargs="*", default=[], metavar="BYTES", help="also product codes of so many bytes a vector")
+    parser.add_argument("--rerank", type=int, nargs="*", default=[32], help="how many are compared exactly")
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     root = os.path.join(args.folder, "index")
@@ -59,7 +74,10 @@ def main():
         if kind == "flat":
             index = faiss.IndexIVFFlat(quantiser, dim, lists, faiss.METRIC_INNER_PRODUCT)
         else:
-            index = faiss.IndexIVFScalarQuantizer(quantiser, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+            if kind == "sq8":
+                index = faiss.IndexIVFScalarQuantizer(quantiser, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+            else:
+                index = faiss.IndexIVFPQ(quantiser, dim, lists, int(kind[2:]), 8, faiss.METRIC_INNER_PRODUCT)
             index.train(np.ascontiguousarray(vectors[:: max(1, len(vectors) // 100_000)]))
         index.is_trained = True
         starts = table[16:16 + lists + 1]
@@ -92,20 +110,13 @@ def main():
     for nprobe in probes:
         memory.nprobe = nprobe
         report["runs"].append({"kind": "memory", "nprobe": nprobe, **timed(memory, queries, truth)})
-    if args.sq8:
-        codes = build("sq8")
+    for kind in ["sq8"] * args.sq8 + [f"pq{size}" for size in args.pq]:
+        codes = build(kind)
         for nprobe in probes:
             codes.nprobe = nprobe
-            report["runs"].append({"kind": "sq8", "nprobe": nprobe, **timed(codes, queries, truth)})
-            times, hits = [], 0
-            for query, right in zip(queries, truth):
-                start = time.perf_counter()
-                _, ids = codes.search(query[None, :], 32)
-                near = ids[0][ids[0] >= 0]
-                best = near[np.argmax(vectors[near] @ query)]
-                times.append((time.perf_counter() - start) * 1e6)
-                hits += int(best == right)
-            report["runs"].append({"kind": "sq8, 32 re-ranked", "nprobe": nprobe, "p50_us": statistics.median(times), "recall_at_1": hits / len(truth)})
+            report["runs"].append({"kind": kind, "nprobe": nprobe, **timed(codes, queries, truth)})
+            for count in args.rerank:
+                report["runs"].append({"kind": f"{kind}, {count} re-ranked", "nprobe": nprobe, **reranked(codes, count, vectors, queries, truth)})
     print(json.dumps(report, indent=1))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from finder import MEAN, STD, STRIDE, cells, pretrained
+from finder import MEAN, STD, STRIDE, cells, pretrained, resume
 from heap import grounds, strew, targets
 from views import Catalogue
 
@@ -40,7 +40,8 @@ def arguments():
     a.add_argument("--check", type=int, default=400)
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--threads", type=int, default=1)
-    a.add_argument("--resume")
+    a.add_argument("--compile", action="store_true", help="a fifth faster after half a minute; needs a C++ compiler")
+    a.add_argument("--resume", help="finder.pt of an earlier run, also of a narrower finder")
     return a.parse_args()
 
 
@@ -164,13 +165,14 @@ def main():
     pool = grounds(np.random.default_rng(a.seed), 160, a.px, tool_ground(a.tools))
     net = pretrained(a.wheel).train()
     if a.resume:
-        net.load_state_dict(torch.load(a.resume))
+        resume(net, torch.load(a.resume))
     for block in [net.low[k] for k in range(a.freeze)]:
         block.eval().requires_grad_(False)
     slow = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True)
-    fresh = [p for n, p in net.named_parameters() if not n.startswith(("low", "mid")) and p.requires_grad]
-    old = [p for n, p in net.named_parameters() if n.startswith(("low", "mid")) and p.requires_grad]
+    fresh = [p for n, p in net.named_parameters() if not n.startswith(("low", "mid", "deep")) and p.requires_grad]
+    old = [p for n, p in net.named_parameters() if n.startswith(("low", "mid", "deep")) and p.requires_grad]
     optimiser = torch.optim.AdamW([{"params": fresh, "share": 1.0}, {"params": old, "share": 0.3}], lr=a.rate, weight_decay=0.01)
+    fast = torch.compile(net) if a.compile else net
     batches = iter(torch.utils.data.DataLoader(Scenes(catalogue, pool, a.batch, a.seed, a.px), batch_size=None, num_workers=1, prefetch_factor=3))
     coco = json.load(open(a.val)) if a.val else None
     log = csv.writer(open(f"{a.out}/log.csv", "a", newline=""))
@@ -183,7 +185,7 @@ def main():
             group["lr"] = a.rate * group["share"] * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done))
         images, boxes, owner = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            score, sides = net(tensor(images))
+            score, sides = fast(tensor(images))
         loss, box_loss = loss_of(score, sides, boxes, owner)
         optimiser.zero_grad()
         loss.backward()

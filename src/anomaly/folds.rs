@@ -70,10 +70,13 @@ impl Training<'_> {
             let by_worker: Vec<_> = handles.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             (memory, by_worker)
         });
-        for results in by_worker {
-            let results = results.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            for result in results {
-                let scores = result?;
+        let by_worker =
+            by_worker.into_iter().map(|results| results.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let mut by_worker: Vec<_> = by_worker.map(Vec::into_iter).collect();
+        // In the order of the pictures, whatever the number of cores: fold k is the next one of worker k mod workers.
+        for fold in 0..folds {
+            if let Some(scores) = by_worker[fold % workers].next() {
+                let scores = scores?;
                 good.image.extend(scores.image);
                 good.map_max.extend(scores.map_max);
             }
@@ -189,8 +192,10 @@ mod tests {
         let descriptors = descriptors(12, Some(7));
         let (learned, good) = training(&descriptors, 12, &shape()).learn().unwrap();
         assert_eq!((learned.memory.len(), good.image.len(), good.map_max.len()), (24, 12, 12));
-        let far = good.map_max.iter().filter(|value| **value > 60.0).count();
-        assert_eq!(far, 1, "the odd picture is far from all others: {:?}", good.map_max);
+        for scores in [&good.image, &good.map_max] {
+            let far: Vec<usize> = (0..12).filter(|&picture| scores[picture] > 60.0).collect();
+            assert_eq!(far, [7], "the odd picture, and no other, is far from all others: {scores:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod map;
 mod memory;
 pub mod metrics;
 mod nearest;
+mod outliers;
 #[cfg(test)]
 mod parity;
 mod patchcore;
@@ -45,6 +46,7 @@ pub use graph::GraphSurface;
 pub use group::{GroupManifest, Picture, THUMBNAILS_MAX};
 pub use map::ScoreMap;
 pub use memory::SearchMode;
+pub use outliers::outliers;
 pub use patchcore::{AnomalyResult, NearestPicture, PatchCore};
 pub use score::normalise;
 pub use surface::Surface;

@@ -91,7 +91,7 @@ impl FrameSource for FilesSource {
 pub(super) fn picture(path: &Path, captured_at: Timestamp) -> CapturedFrame {
     let source = path.display().to_string();
     match read_bytes(path) {
-        Ok(bytes) => CapturedFrame { source, seq: 0, captured_at, is_stream: false, payload: Payload::Encoded(bytes) },
+        Ok(bytes) => CapturedFrame::still(source, captured_at, Payload::Encoded(bytes)),
         Err(error) => CapturedFrame::fault(source, captured_at, Reason::FrameUnreadable, error.to_string()),
     }
 }

@@ -12,7 +12,7 @@ use super::{CaptureError, list};
 use crate::clock::{Clock, Stopwatch};
 use crate::limits::VIEWS_PER_ITEM_MAX;
 use crate::shutdown::Shutdown;
-use crate::types::{Digest, Image, Reason, Timestamp};
+use crate::types::{Digest, FolderNote, Image, Reason, Timestamp, WatchedFile};
 
 /// File name endings taken for pictures.
 pub const PICTURE_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp"];
@@ -49,12 +49,19 @@ pub struct CapturedFrame {
     /// From a video: its neighbours show the same scene.
     pub is_stream: bool,
     pub payload: Payload,
+    /// From a watched folder: what the station has taken of it.
+    pub watched: FolderNote,
 }
 
 impl CapturedFrame {
     pub(super) fn fault(source: String, captured_at: Timestamp, reason: Reason, message: String) -> Self {
         let payload = Payload::Fault { reason, message, bytes_digest: Digest::of(b"") };
-        Self { source, seq: 0, captured_at, is_stream: false, payload }
+        Self::still(source, captured_at, payload)
+    }
+
+    /// One that is no video's, the first of its source as far as it knows.
+    pub(super) fn still(source: String, captured_at: Timestamp, payload: Payload) -> Self {
+        Self { source, seq: 0, captured_at, is_stream: false, payload, watched: FolderNote::default() }
     }
 }
 
@@ -161,13 +168,15 @@ impl SourceSpec {
     }
 }
 
-/// Open a source. A watched or paced one returns within its wait once `shutdown` is requested.
+/// Open a source. A watched or paced one returns within its wait once `shutdown` is requested; of a watched folder, the
+/// files that are as they were when they were `taken` are not taken again.
 ///
 /// # Errors
 /// Where options contradict each other, the path is missing or of another kind, a list is unreadable, a folder holds
 /// no picture, or a video cannot be opened.
 pub fn open_source(
     spec: &SourceSpec,
+    taken: Vec<WatchedFile>,
     clock: Clock,
     shutdown: &Shutdown,
 ) -> Result<Box<dyn FrameSource + Send>, CaptureError> {
@@ -176,7 +185,7 @@ pub fn open_source(
         return Err(CaptureError::Option { path: spec.path.clone(), fault: faults.join("; ") });
     }
     let source: Box<dyn FrameSource + Send> = if spec.watch {
-        Box::new(WatchSource::open(&spec.path, clock, shutdown.clone())?)
+        Box::new(WatchSource::open(&spec.path, taken, clock, shutdown.clone())?)
     } else {
         let entries = match spec.kind {
             SourceKind::Folder => list::folder(&spec.path)?.into_iter().map(Entry::Picture).collect(),
@@ -300,7 +309,7 @@ mod tests {
         assert!(spec.faults().is_empty());
         (spec.watch, spec.repeat, spec.every_nth, spec.rate_hz) = (true, true, 0, Some(f64::NAN));
         assert_eq!(spec.faults().len(), 4);
-        let message = open_source(&spec, Clock::system(), &Shutdown::new()).unwrap_err().to_string();
+        let message = open_source(&spec, Vec::new(), Clock::system(), &Shutdown::new()).unwrap_err().to_string();
         assert!(message.contains("rate_hz") && message.contains("every_nth") && message.contains("l.txt"), "{message}");
     }
 
@@ -313,7 +322,7 @@ mod tests {
         let shutdown = Shutdown::new();
         let mut spec = SourceSpec::new(SourceKind::Folder, folder.path());
         spec.rate_hz = Some(0.001);
-        let mut source = open_source(&spec, Clock::system(), &shutdown).unwrap();
+        let mut source = open_source(&spec, Vec::new(), Clock::system(), &shutdown).unwrap();
         assert!(source.next().unwrap().is_some());
         shutdown.request();
         assert!(source.next().unwrap().is_none());

@@ -78,9 +78,10 @@ impl VideoReader {
                 let captured_at = clock.now();
                 let source = format!("{}#{index}", self.path.display());
                 return Some(match self.retrieve() {
-                    Ok(image) => {
-                        CapturedFrame { source, seq: 0, captured_at, is_stream: true, payload: Payload::Pixels(image) }
-                    }
+                    Ok(image) => CapturedFrame {
+                        is_stream: true,
+                        ..CapturedFrame::still(source, captured_at, Payload::Pixels(image))
+                    },
                     Err(fault) => {
                         let message = format!("could not decode `{source}`: {fault}");
                         let frame = CapturedFrame::fault(source, captured_at, Reason::FrameUnreadable, message);

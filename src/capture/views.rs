@@ -18,7 +18,7 @@ use super::{CaptureError, CapturedFrame, FrameSource, Payload};
 use crate::clock::Stopwatch;
 use crate::limits::{IMAGE_PIXELS_MAX, IMAGE_SIDE_PX_MAX, WATCH_POLL};
 use crate::shutdown::Shutdown;
-use crate::types::{BoundingBox, Digest, Image, ImageError, Reason, Timestamp};
+use crate::types::{BoundingBox, Digest, FolderNote, Image, ImageError, Reason, Timestamp};
 
 /// Units that may be incomplete at a time: cameras write at their own pace.
 const UNITS_BEGUN_MAX: usize = 8;
@@ -59,6 +59,8 @@ pub(super) struct ViewsSource {
     begun: VecDeque<Unit>,
     given_up: VecDeque<GivenUp>,
     ready: VecDeque<CapturedFrame>,
+    /// For the next frame: late views, and what has left the folder.
+    watched: FolderNote,
     seq: u64,
     /// How long a watched folder may keep a unit incomplete.
     wait_max: Duration,
@@ -68,18 +70,22 @@ pub(super) struct ViewsSource {
 impl ViewsSource {
     pub(super) fn new(source: Box<dyn FrameSource + Send>, views: usize, shutdown: Shutdown) -> Self {
         let (begun, given_up, ready) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { source, views, begun, given_up, ready, seq: 0, wait_max: VIEWS_WAIT_MAX, shutdown }
+        let watched = FolderNote::default();
+        Self { source, views, begun, given_up, ready, watched, seq: 0, wait_max: VIEWS_WAIT_MAX, shutdown }
     }
 
-    fn take(&mut self, picture: CapturedFrame) {
+    fn take(&mut self, mut picture: CapturedFrame) {
+        self.watched.gone.append(&mut picture.watched.gone);
         let Some(name) = unit_of(&picture.source) else {
             let message = format!("`{}` does not say which item it shows: name it UNIT_VIEW.ext", picture.source);
-            let (source, at) = (picture.source, picture.captured_at);
-            self.ready.push_back(CapturedFrame::fault(source, at, Reason::ViewMissing, message));
+            let (source, at, watched) = (picture.source, picture.captured_at, picture.watched);
+            let fault = CapturedFrame::fault(source, at, Reason::ViewMissing, message);
+            self.ready.push_back(CapturedFrame { watched, ..fault });
             return;
         };
         if self.is_late(&name, &picture.source) {
             warn!(picture = picture.source, "this view came too late: its item was held without it");
+            self.watched.append(picture.watched);
             return;
         }
         let position = self.begun.iter().position(|unit| unit.name == name).unwrap_or_else(|| {
@@ -134,6 +140,7 @@ impl FrameSource for ViewsSource {
         loop {
             if let Some(mut frame) = self.ready.pop_front() {
                 frame.seq = self.seq;
+                frame.watched.append(std::mem::take(&mut self.watched));
                 self.seq += 1;
                 return Ok(Some(frame));
             }
@@ -156,24 +163,33 @@ impl Unit {
     /// The frame of all views.
     fn complete(mut self) -> CapturedFrame {
         self.pictures.sort_by(|a, b| natural_order(&a.source, &b.source));
-        let (source, captured_at) = (self.source(), self.begun_at);
+        let (source, captured_at, watched) = (self.source(), self.begun_at, self.watched());
         let mut views = Vec::with_capacity(self.pictures.len());
         for picture in self.pictures {
             match picture.payload {
                 Payload::Encoded(bytes) => views.push((picture.source, bytes)),
                 fault @ Payload::Fault { .. } => {
-                    return CapturedFrame { source, seq: 0, captured_at, is_stream: false, payload: fault };
+                    return CapturedFrame { watched, ..CapturedFrame::still(source, captured_at, fault) };
                 }
                 Payload::Pixels(_) | Payload::Views(_) => {
                     let message = format!("`{}` is no picture file, so it is no view", picture.source);
-                    return CapturedFrame::fault(source, captured_at, Reason::ViewMissing, message);
+                    let fault = CapturedFrame::fault(source, captured_at, Reason::ViewMissing, message);
+                    return CapturedFrame { watched, ..fault };
                 }
             }
         }
-        CapturedFrame { source, seq: 0, captured_at, is_stream: false, payload: Payload::Views(views) }
+        CapturedFrame { watched, ..CapturedFrame::still(source, captured_at, Payload::Views(views)) }
     }
 
-    fn incomplete(self, views: usize) -> CapturedFrame {
+    /// What its pictures took, which leaves with the frame.
+    fn watched(&mut self) -> FolderNote {
+        let mut watched = FolderNote::default();
+        self.pictures.iter_mut().for_each(|picture| watched.append(std::mem::take(&mut picture.watched)));
+        watched
+    }
+
+    fn incomplete(mut self, views: usize) -> CapturedFrame {
+        let watched = self.watched();
         let names: Vec<&str> = self.pictures.iter().map(|picture| picture.source.as_str()).collect();
         let message = format!("{} of {views} views came: {}", names.len(), names.join(", "));
         let mut bytes = Vec::new();
@@ -183,7 +199,7 @@ impl Unit {
             }
         }
         let payload = Payload::Fault { reason: Reason::ViewMissing, message, bytes_digest: Digest::of(&bytes) };
-        CapturedFrame { source: self.source(), seq: 0, captured_at: self.begun_at, is_stream: false, payload }
+        CapturedFrame { watched, ..CapturedFrame::still(self.source(), self.begun_at, payload) }
     }
 
     /// The unit's name with an asterisk for its views.
@@ -245,7 +261,7 @@ mod tests {
     /// Of each frame: its source's name, and its views' bytes or its fault.
     fn frames(folder: &Path, views: u32) -> Vec<(String, Result<Vec<String>, Reason>)> {
         let spec = SourceSpec { views: Some(views), ..SourceSpec::new(SourceKind::Folder, folder) };
-        let mut source = open_source(&spec, Clock::system(), &Shutdown::new()).unwrap();
+        let mut source = open_source(&spec, Vec::new(), Clock::system(), &Shutdown::new()).unwrap();
         let mut out = Vec::new();
         while let Some(frame) = source.next().unwrap() {
             assert_eq!(frame.seq, out.len() as u64);
@@ -290,7 +306,7 @@ mod tests {
         let list = folder.path().join("list.txt");
         std::fs::write(&list, names.join("\n")).unwrap();
         let spec = SourceSpec { views: Some(2), ..SourceSpec::new(SourceKind::List, &list) };
-        let mut source = open_source(&spec, Clock::system(), &Shutdown::new()).unwrap();
+        let mut source = open_source(&spec, Vec::new(), Clock::system(), &Shutdown::new()).unwrap();
         let mut faults = 0;
         let mut whole = 0;
         while let Some(frame) = source.next().unwrap() {
@@ -307,7 +323,7 @@ mod tests {
     fn in_a_watched_folder_an_incomplete_unit_is_held_before_another_begins() {
         let folder = folder(&["7_1.jpg", "8_1.jpg", "8_2.jpg"]);
         let (clock, shutdown) = (Clock::system(), Shutdown::new());
-        let watch = WatchSource::open(folder.path(), clock, shutdown.clone()).unwrap();
+        let watch = WatchSource::open(folder.path(), Vec::new(), clock, shutdown.clone()).unwrap();
         let mut source = ViewsSource::new(Box::new(watch), 2, shutdown.clone());
         source.wait_max = Duration::from_millis(1);
         assert!(matches!(source.next().unwrap().unwrap().payload, Payload::Views(_)), "what is there comes first");

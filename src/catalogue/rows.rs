@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Fault;
 use crate::limits::{CATALOGUE_FIELD_CHARS_MAX, CATALOGUE_FILE_BYTES_MAX};
+use crate::types::csv_separator;
 
 /// What a set of rows describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +31,9 @@ const ALIASES: &[(&str, &str)] = &[
     ("size_x_ldu", "length_ldu"),
     ("size_y_ldu", "height_ldu"),
     ("size_z_ldu", "width_ldu"),
+    ("size_x_mm", "length_mm"),
+    ("size_y_mm", "height_mm"),
+    ("size_z_mm", "width_mm"),
     ("ldraw_code", "color_id"),
     ("colour_id", "color_id"),
     ("rgb_hex", "rgb"),
@@ -137,7 +141,8 @@ pub fn read_file(path: &Path) -> Result<Vec<Table>, Vec<Fault>> {
 
 fn read_csv(file: &str, text: &str) -> Result<Table, Vec<Fault>> {
     let fault = |line: u64, message: String| Fault { file: file.to_owned(), place: format!("line {line}"), message };
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
+    let separator = csv_separator(text.lines().next().unwrap_or(""));
+    let mut reader = csv::ReaderBuilder::new().flexible(true).delimiter(separator).from_reader(text.as_bytes());
     let headers: Vec<String> = match reader.headers() {
         Ok(headers) => headers.iter().map(canonical).collect(),
         Err(error) => return Err(vec![fault(1, error.to_string())]),

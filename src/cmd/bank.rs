@@ -13,7 +13,7 @@ use super::bank_fit::{FitArgs, fit};
 use super::bank_split::{Split, pictures_in};
 use super::bank_sweep::{SweepArgs, sweep};
 use super::bank_view::{ViewArgs, rule_in_words, threshold_rule, view_in_words};
-use crate::anomaly::{Bank, BankBuilder, BankOptions, PatchCore, PictureNote};
+use crate::anomaly::{Bank, BankBuilder, BankOptions, PatchCore, Picture, PictureNote, outliers};
 use crate::capture;
 use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
 use crate::types::Image;
@@ -22,6 +22,8 @@ use crate::types::Image;
 const THUMBNAIL_WIDTH_PX: u32 = 320;
 /// JPEG quality of the small copies, 1 to 100.
 const THUMBNAIL_QUALITY: u8 = 80;
+/// Fewer learnt pictures than this are remarked upon.
+const FEW_PICTURES: usize = 10;
 
 /// Build, extend, fit and evaluate memory banks of good surfaces (PatchCore).
 #[derive(Debug, clap::Args)]
@@ -238,6 +240,22 @@ fn note_of(path: &Path, image: &Image) -> anyhow::Result<PictureNote> {
     Ok(PictureNote { name, thumbnail: Some(capture::encode_jpeg(&small, THUMBNAIL_QUALITY)?) })
 }
 
+/// Learnt pictures that stand out: name, score, and the highest of those that do not.
+fn doubtful(bank: &Bank) -> Vec<(&str, f32, f32)> {
+    let of_group = |pictures: &'_ [Picture]| {
+        let scores: Vec<f32> = pictures.iter().map(|picture| picture.image_score).collect();
+        let found = outliers(&scores);
+        let others = (0..scores.len()).filter(|at| !found.contains(at)).map(|at| scores[at]).fold(0.0, f32::max);
+        (found, others)
+    };
+    let groups = bank.pictures().into_iter();
+    let doubtful = groups.flat_map(|pictures| {
+        let (found, others) = of_group(pictures);
+        found.into_iter().map(move |at| (pictures[at].name.as_str(), pictures[at].image_score, others))
+    });
+    doubtful.collect()
+}
+
 /// Tell what was built.
 ///
 /// # Errors
@@ -245,7 +263,9 @@ fn note_of(path: &Path, image: &Image) -> anyhow::Result<PictureNote> {
 pub fn report(bank: &Bank, as_json: bool) -> anyhow::Result<()> {
     let manifest = bank.manifest();
     if as_json {
-        let document = serde_json::json!({ "bank": bank.folder(), "sha256": bank.sha256(), "manifest": manifest });
+        let doubtful: Vec<&str> = doubtful(bank).into_iter().map(|(name, ..)| name).collect();
+        let document = serde_json::json!({ "bank": bank.folder(), "sha256": bank.sha256(), "manifest": manifest,
+            "doubtful": doubtful });
         println!("{document}");
         return Ok(());
     }
@@ -260,6 +280,16 @@ pub fn report(bank: &Bank, as_json: bool) -> anyhow::Result<()> {
         println!("threshold  {image:.4} (image), {pixel:.4} (pixel){name}");
     }
     println!("           {}", rule_in_words(manifest.threshold));
+    if manifest.train_count < FEW_PICTURES {
+        println!(
+            "few        in so few pictures good parts may not differ as they do on the line; {FEW_PICTURES} or more are better"
+        );
+    }
+    for (name, score, others) in doubtful(bank) {
+        println!(
+            "look at    {name}: it scores {score:.2}, the others {others:.2} at most; build without it if it is not good"
+        );
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `loupe bank evaluate`: how well a bank finds defects, as a whole and by kind of defect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -85,6 +85,17 @@ pub fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     check_kinds(&split.test)?;
     let mut scorer = open_scorer(&args.bank, &args.models, args.group.as_deref())?;
     scorer.set_search(args.search.mode());
+    let learnt: BTreeSet<&str> = scorer.bank().pictures().into_iter().flatten().map(|one| one.name.as_str()).collect();
+    let is_learnt = |picture: &&LabelledPicture| {
+        let name = picture.file.file_name().and_then(|name| name.to_str());
+        picture.kind().is_none() && name.is_some_and(|name| learnt.contains(name))
+    };
+    let again = split.test.iter().filter(is_learnt).count();
+    if again > 0 {
+        eprintln!(
+            "{again} good test pictures have the names of learnt ones; if they are the same, the figures flatter: what was learnt scores low"
+        );
+    }
     let mut tally = Tally::default();
     let progress = progress_bar(split.test.len(), "scoring");
     for picture in &split.test {
@@ -193,8 +204,7 @@ impl Tally {
     }
 
     fn kinds(&self) -> Vec<KindRow> {
-        let kinds: std::collections::BTreeSet<&String> =
-            self.scores.iter().filter_map(|scored| scored.kind.as_ref()).collect();
+        let kinds: BTreeSet<&String> = self.scores.iter().filter_map(|scored| scored.kind.as_ref()).collect();
         let row = |kind: &String| {
             let of_kind = || self.scores.iter().filter(|scored| scored.kind.as_ref() == Some(kind));
             let beside_good = self.scores.iter().filter(|scored| scored.kind.is_none()).chain(of_kind());

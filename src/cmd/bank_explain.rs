@@ -9,6 +9,9 @@ use crate::anomaly::AnomalyResult;
 use crate::types::Image;
 use crate::{capture, overlay};
 
+/// JPEG quality of the picture, 1 to 100.
+const JPEG_QUALITY: u8 = 90;
+
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {
     /// The picture.
@@ -17,7 +20,7 @@ pub struct ExplainArgs {
     /// Folder of the bank.
     #[arg(long, value_name = "DIR")]
     bank: PathBuf,
-    /// PNG file to write: the picture with its heat map and defects, and beside it the learnt picture that is most alike.
+    /// File to write, JPEG if its name says so, else PNG: the picture with its heat map and defects, and beside it the learnt picture that is most alike.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// PNG file to write the mask to: white where the map is above the pixel threshold.
@@ -46,7 +49,10 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let result = scorer.score(&image).with_context(|| format!("cannot score `{}`", args.image.display()))?;
     if let Some(out) = &args.out {
         let picture = side_by_side(&image, &result)?;
-        let bytes = capture::encode_png(&picture)?;
+        let is_jpeg =
+            out.extension().is_some_and(|end| end.eq_ignore_ascii_case("jpg") || end.eq_ignore_ascii_case("jpeg"));
+        let bytes =
+            if is_jpeg { capture::encode_jpeg(&picture, JPEG_QUALITY)? } else { capture::encode_png(&picture)? };
         std::fs::write(out, bytes).with_context(|| format!("cannot write `{}`", out.display()))?;
     }
     if let Some(out) = &args.mask {

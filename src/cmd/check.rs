@@ -1,16 +1,21 @@
 //! `loupe check`: the doctor. Everything that would stop the daemon, or make it hold, said before it starts.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::Failure;
-use crate::config::{Config, Recipe, StationConfig, StationRecipe};
-use crate::inference::Runtime;
-use crate::matching::{Deltas, LiveIndex};
+use crate::capture;
+use crate::clock::Clock;
+use crate::config::{Config, MatchStage, Recipe, StationConfig, StationRecipe, StorageConfig};
+use crate::dashboard;
+use crate::inference::{ModelManifest, Runtime};
+use crate::matching::{Deltas, LiveIndex, PartIndex};
 use crate::observe::GpuSampler;
 use crate::pipeline::Engines;
+use crate::shutdown::Shutdown;
 use crate::uplink;
 
 /// Check a configuration and this machine before the daemon starts.
@@ -68,7 +73,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     check_gpu(&mut findings);
     if let (Some(config), Some(path)) = (&config, &args.config) {
         findings.add(Level::Ok, "configuration", format!("{} stations in {}", config.stations.len(), path.display()));
-        check_state_dir(&config.storage.state_dir, &mut findings);
+        check_state_dir(&config.storage, &mut findings);
+        check_dashboard(config, &mut findings);
         for station in &config.stations {
             check_station(station, &config.storage.state_dir, runtime.as_ref(), &mut findings);
         }
@@ -120,8 +126,8 @@ fn check_gpu(findings: &mut Findings) {
     }
 }
 
-fn check_state_dir(state_dir: &Path, findings: &mut Findings) {
-    let what = "state folder";
+fn check_state_dir(storage: &StorageConfig, findings: &mut Findings) {
+    let (what, state_dir) = ("state folder", storage.state_dir.as_path());
     let probe = state_dir.join(".loupe-check");
     let written = std::fs::create_dir_all(state_dir)
         .and_then(|()| std::fs::write(&probe, b""))
@@ -131,6 +137,13 @@ fn check_state_dir(state_dir: &Path, findings: &mut Findings) {
         return;
     }
     match crate::ledger::free_bytes(state_dir) {
+        Ok(free) if free < storage.policy.free_critical_bytes => {
+            let (free_mb, critical_mb) = (free >> 20, storage.policy.free_critical_bytes >> 20);
+            let cure = "every inspection will be HOLD; free some, or lower it";
+            let dir = state_dir.display();
+            let detail = format!("{dir} has {free_mb} MiB free, less than free_critical_mb ({critical_mb}): {cure}");
+            findings.add(Level::Fail, what, detail);
+        }
         Ok(free) if free < FREE_BYTES_WARN => {
             findings.add(Level::Warn, what, format!("{} has only {} MiB free", state_dir.display(), free >> 20));
         }
@@ -141,8 +154,28 @@ fn check_state_dir(state_dir: &Path, findings: &mut Findings) {
     }
 }
 
+fn check_dashboard(config: &Config, findings: &mut Findings) {
+    let Some(dashboard) = &config.dashboard else { return };
+    let (what, listen) = ("dashboard", dashboard.listen);
+    match dashboard::may_listen(listen, dashboard.allow_remote).map(|()| TcpListener::bind(listen)) {
+        Err(error) => findings.add(Level::Fail, what, error.to_string()),
+        Ok(Ok(_)) => findings.add(Level::Ok, what, format!("can listen on {listen}")),
+        Ok(Err(error)) => {
+            findings.add(
+                Level::Warn,
+                what,
+                format!("{listen}: {error}; the daemon starts only if that is its own, ending"),
+            );
+        }
+    }
+}
+
 fn check_station(station: &StationConfig, state_dir: &Path, runtime: Option<&Arc<Runtime>>, findings: &mut Findings) {
     let what = format!("station {}", station.name);
+    // Opened as the daemon opens it, and closed again before the first frame.
+    if let Err(error) = capture::open_source(&station.source, Vec::new(), Clock::system(), &Shutdown::new()) {
+        findings.add(Level::Fail, &what, format!("its source cannot be opened: {error}"));
+    }
     match &station.recipe {
         StationRecipe::File(recipe) => check_recipe(&what, recipe, runtime, findings),
         StationRecipe::Central { folder } => match super::central_recipe::taken(state_dir, &station.name, folder) {
@@ -169,6 +202,10 @@ fn check_recipe(what: &str, recipe: &Recipe, runtime: Option<&Arc<Runtime>>, fin
             return;
         }
     };
+    let (stage, serving) = (recipe.matching.as_ref(), index.as_ref().map(LiveIndex::current));
+    if let (Some(stage), Some(serving)) = (stage, &serving) {
+        check_matching(what, stage, serving, findings);
+    }
     match Engines::open(runtime, recipe, index, &Deltas::default()) {
         Err(error) => findings.add(Level::Fail, what, error.to_string()),
         Ok(engines) => {
@@ -185,6 +222,25 @@ fn check_recipe(what: &str, recipe: &Recipe, runtime: Option<&Arc<Runtime>>, fin
                 findings.add(Level::Ok, what, detail);
             }
         }
+    }
+}
+
+/// What the recipe asks of its index, and the index does not hold. What is wrong with the model, the engines say.
+fn check_matching(what: &str, stage: &MatchStage, index: &PartIndex, findings: &mut Findings) {
+    let mut warn = |fault: &str| findings.add(Level::Warn, what, format!("index {}: {fault}", stage.index.display()));
+    if stage.use_fit && index.fit_sha256().is_none() {
+        warn("its live generation has no fit, so every match will be HOLD until `loupe index fit` has learned one");
+    }
+    if stage.px_per_mm.is_some() && index.sizes().is_empty() {
+        warn(
+            "it knows no true sizes, so `px_per_mm` says nothing about a part; build it with a parts file that has them",
+        );
+    }
+    let has_centres = ModelManifest::load(&stage.model).is_ok_and(|manifest| manifest.has_centres());
+    if has_centres && index.centres().is_empty() {
+        warn(
+            "it holds no centres though its model has some, and matches worse for it; `loupe index build` takes them in",
+        );
     }
 }
 

@@ -62,9 +62,9 @@ struct RunArgs {
     /// Pictures, folders of pictures, or videos.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Least score, 0 to 1.
-    #[arg(long, value_name = "SCORE", default_value_t = DetectorOptions::default().score_min)]
-    score_min: f32,
+    /// Least score, 0 to 1; that of the model's manifest, or 0.3, if not given.
+    #[arg(long, value_name = "SCORE")]
+    score_min: Option<f32>,
     /// Boxes of different classes suppress each other too.
     #[arg(long)]
     class_agnostic: bool,
@@ -109,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 impl DetectorArgs {
-    fn open(&self, score_min: f32, class_agnostic: bool) -> anyhow::Result<DetectorLocator> {
+    fn open(&self, score_min: Option<f32>, class_agnostic: bool) -> anyhow::Result<DetectorLocator> {
         let options = DetectorOptions {
             score_min,
             iou_max: self.iou_max,
@@ -221,7 +221,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     let mut coco = CocoFile::parse(&text)
         .map_err(|message| Failure::config(anyhow::anyhow!("{} {message}", args.coco.display())))?;
     coco.images.sort_by_key(|image| image.id);
-    let mut locator = args.detector.open(args.score_min, args.class_agnostic)?;
+    let mut locator = args.detector.open(Some(args.score_min), args.class_agnostic)?;
     let categories: Vec<&str> = coco.categories.iter().map(|category| category.name.as_str()).collect();
     let known = locator.classes().iter().filter(|class| categories.contains(&class.as_str())).count();
     if known == 0 && !args.class_agnostic {

@@ -69,12 +69,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    let replaced = index.fit_sha256();
     let path = fit.store(&args.index, &index.generation_name())?;
     if args.json {
         println!("{}", serde_json::to_string(&fit)?);
         return Ok(());
     }
     println!("fitted       {} from {} pictures", path.display(), fit.rows);
+    if let Some(sha256) = replaced {
+        println!("replaced     the fit {} of this generation", sha256.short());
+    }
     print_scorer("without size", &fit.plain);
     if let Some(sized) = &fit.sized {
         print_scorer("with size", sized);
@@ -95,7 +99,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             args.target_error, fit.plain.error_ratio_upper
         );
     }
-    println!("a recipe uses it with `use_fit = true` under [match]");
+    if fit.plain.accepted_ratio == 0.0 {
+        println!(
+            "it accepts NOTHING without a size: with `use_fit = true` every match would be HOLD; give more pictures, \
+             or a --target-error above {}",
+            args.target_error
+        );
+    } else {
+        println!("a recipe uses it with `use_fit = true` under [match]");
+    }
     Ok(())
 }
 

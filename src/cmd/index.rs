@@ -265,6 +265,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
         model_sha256: manifest.sha256(),
         input_px: args.input_px,
         crop_margin_ratio: args.crop_margin,
+        input_sha256: Some(manifest.input().sha256()),
     };
     let options = BuildOptions {
         l1_ratio: args.l1_ratio,
@@ -456,7 +457,7 @@ pub(super) fn embed_known(
     let manifest = ModelManifest::load(model)?;
     let runtime = Runtime::load(onnxruntime)?;
     let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
-    index.require_model(model.embedding_dim(), manifest.sha256())?;
+    index.require_model(model.embedding_dim(), manifest.sha256(), Some(manifest.input().sha256()))?;
     let embedding = &index.manifest().embedding;
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, root.join(&row.file))).collect();
     let mut shapes = Vec::with_capacity(rows.len());
@@ -515,6 +516,7 @@ fn embed_all(
 ) -> anyhow::Result<Looks> {
     let progress = ProgressBar::with_draw_target(Some(sources.len() as u64), ProgressDrawTarget::stderr());
     progress.set_style(ProgressStyle::with_template("embedding {bar:40} {pos}/{len} {eta}")?);
+    let [width_px, height_px] = model.manifest().input().size_px;
     let mut looks = Looks::default();
     let mut faults = Vec::new();
     for (batch_index, batch) in sources.chunks(EMBED_BATCH).enumerate() {
@@ -531,7 +533,12 @@ fn embed_all(
         // After the first fault the rest is only read, to report all at once.
         if faults.is_empty() {
             let crops: Vec<(&Image, BoundingBox)> = images.iter().map(|(image, area)| (image, *area)).collect();
-            let more = model.look(&crops, input_px).context("could not embed the pictures")?;
+            let more = model.look(&crops, input_px).with_context(|| {
+                format!(
+                    "could not embed the pictures at {input_px} px (the model's own size is {width_px}×{height_px} px; \
+                     `index build --input-px` sets it)"
+                )
+            })?;
             looks.embeddings.extend(more.embeddings);
             looks.foreshortenings.extend(more.foreshortenings);
         }

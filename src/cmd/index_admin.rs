@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::matching::PartIndex;
-use crate::matching::lifecycle::{self, GenerationStats};
+use crate::matching::lifecycle::{self, FitStats, GenerationStats};
 
 /// Show the generations of an index, their tiers and sizes, and how many templates each part has.
 #[derive(Debug, clap::Args)]
@@ -70,14 +70,39 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<()> {
     if !stats.quarantined.is_empty() {
         println!("set aside  {}, {}", stats.quarantined.join(", "), megabytes(stats.quarantined_bytes));
     }
+    if let Some(known) = &stats.known {
+        println!(
+            "known      {} true sizes, {} shapes of mirror pairs, {} centres of the embedder",
+            known.sizes, known.shapes, known.centres
+        );
+    }
+    match (&stats.fit, &stats.fit_fault) {
+        (_, Some(fault)) => println!("fit        {fault}"),
+        (Some(fit), None) => println!("fit        {}", told(fit)),
+        (None, None) => println!("fit        none: matches have no probability until `loupe index fit` learned one"),
+    }
     let counts = stats.templates_of_part.values();
     if let (Some(least), Some(most)) = (counts.clone().min(), counts.max()) {
         println!("templates  {least} to {most} a part");
-        for (part, count) in stats.templates_of_part.iter().filter(|(_, count)| *count == least).take(5) {
+        let fewest = if least < most { 5 } else { 0 };
+        for (part, count) in stats.templates_of_part.iter().filter(|(_, count)| *count == least).take(fewest) {
             println!("  fewest   {part} with {count}");
         }
     }
     Ok(())
+}
+
+fn told(fit: &FitStats) -> String {
+    let percent = |ratio: f32| format!("{:.1} %", 100.0 * ratio);
+    let sized = fit.sized_accepted_ratio.map_or_else(String::new, |ratio| format!(", {} with size", percent(ratio)));
+    let several = fit.several.iter().map(|views| format!(", also for {views} views"));
+    format!(
+        "{} pictures; at a target error of {} it accepted {} of them{sized}{}",
+        fit.rows,
+        fit.target_error,
+        percent(fit.accepted_ratio),
+        several.collect::<String>()
+    )
 }
 
 fn show(generation: &GenerationStats) {

@@ -160,6 +160,7 @@ fn build(
         model_sha256: Digest::of(b"loupe index bench"),
         input_px: 0,
         crop_margin_ratio: 0.0,
+        input_sha256: None,
     };
     let options = BuildOptions { recall_target: args.nprobe_recall, lists: args.lists, ..BuildOptions::default() };
     let mut builder = IndexBuilder::new(args.dim, embedding, options);

@@ -9,6 +9,7 @@ use tracing::{error, info};
 
 use super::central_recipe;
 use super::config_record::ConfigRecorder;
+use super::run::taken_before;
 use crate::capture::{self, SourceSpec};
 use crate::clock::Stopwatch;
 use crate::config::{ArtifactPolicy, Recipe};
@@ -110,7 +111,8 @@ fn start(
     }
     let recipe = central_recipe::at_start(&shared.runtime, &shared.ledger, &waiting.name, &waiting.folder)?;
     let recipe = Arc::new(recipe.context("the recipe that was taken cannot be used any more")?);
-    let source = capture::open_source(&waiting.source, shared.clock.clone(), &shared.shutdown)?;
+    let taken = taken_before(&shared.ledger, &waiting.name, &waiting.source)?;
+    let source = capture::open_source(&waiting.source, taken, shared.clock.clone(), &shared.shutdown)?;
     let input = StationInput {
         name: waiting.name.clone(),
         recipe: Arc::clone(&recipe),

@@ -187,6 +187,9 @@ fn write_folder(folder: &Path, file: &Path, report: &ProbeReport) -> anyhow::Res
     let Some(manifest) = &report.manifest else {
         anyhow::bail!("no manifest can be guessed: {}", report.why.join("; "));
     };
+    if let Some(parent) = folder.parent() {
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
     std::fs::create_dir(folder).with_context(|| format!("{} must be a new folder", folder.display()))?;
     let source = file.parent().unwrap_or(Path::new("."));
     let copies = report.external.iter().map(|(name, _)| (source.join(name), folder.join(name)));

@@ -31,7 +31,7 @@ use crate::limits::SHUTDOWN_GRACE;
 use crate::notify::{self, Watchdog};
 use crate::pipeline::{Housekeeping, Outcome, Pipeline, Recipes, Reviewer, Shared, StationInput};
 use crate::shutdown::Shutdown;
-use crate::types::InspectionId;
+use crate::types::{InspectionId, WatchedFile};
 use crate::uplink::{self, DownlinkConfig, Uplink};
 
 /// Run the daemon: inspect what the stations' sources bring, until stopped.
@@ -293,7 +293,8 @@ fn open_stations(config: &Config, shared: &Shared) -> anyhow::Result<Opened> {
             source: describe(&station.source),
         });
         let Some(recipe) = recipe else { continue };
-        let source = capture::open_source(&station.source, shared.clock.clone(), &shared.shutdown)
+        let taken = taken_before(&shared.ledger, &station.name, &station.source)?;
+        let source = capture::open_source(&station.source, taken, shared.clock.clone(), &shared.shutdown)
             .with_context(|| format!("station {}", station.name))?;
         opened.origins.push(origin);
         opened.inputs.push(StationInput {
@@ -305,6 +306,14 @@ fn open_stations(config: &Config, shared: &Shared) -> anyhow::Result<Opened> {
         });
     }
     Ok(opened)
+}
+
+/// What `station` has inspected of the folder that it watches, so that a start does not inspect it again.
+pub(super) fn taken_before(ledger: &Ledger, station: &str, source: &SourceSpec) -> anyhow::Result<Vec<WatchedFile>> {
+    if !source.watch {
+        return Ok(Vec::new());
+    }
+    Ok(LedgerReader::open(ledger.state_dir())?.watched_files(station)?)
 }
 
 fn describe(source: &SourceSpec) -> String {

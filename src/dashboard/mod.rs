@@ -68,6 +68,14 @@ pub enum DashboardError {
     Thread { source: std::io::Error },
 }
 
+/// Whether the dashboard may listen there: other machines may reach it only where that was said.
+///
+/// # Errors
+/// [`DashboardError::Remote`].
+pub fn may_listen(listen: SocketAddr, allow_remote: bool) -> Result<(), DashboardError> {
+    if listen.ip().is_loopback() || allow_remote { Ok(()) } else { Err(DashboardError::Remote { listen }) }
+}
+
 /// What every handler sees.
 #[derive(Debug, Clone)]
 struct Shared(Arc<SharedInner>);
@@ -127,9 +135,7 @@ impl Dashboard {
         state: DashboardState,
         shutdown: Shutdown,
     ) -> Result<DashboardHandle, DashboardError> {
-        if !listen.ip().is_loopback() && !state.allow_remote {
-            return Err(DashboardError::Remote { listen });
-        }
+        may_listen(listen, state.allow_remote)?;
         let artifacts_root = state
             .artifacts_dir
             .canonicalize()

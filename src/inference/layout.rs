@@ -72,6 +72,9 @@ pub struct DetectorSpec {
     pub class_offset: u32,
     /// Where a cell's point lies, in cells (`gfl`): 0.5 (its centre), or 0 for NanoDet-Plus.
     pub cell_offset: f32,
+    /// Least score of a box where the recipe gives none, 0 to 1: that which tells this model's boxes from its errors best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_min: Option<f32>,
 }
 
 impl Default for DetectorSpec {
@@ -83,6 +86,7 @@ impl Default for DetectorSpec {
             box_order: None,
             class_offset: 0,
             cell_offset: 0.5,
+            score_min: None,
         }
     }
 }
@@ -95,6 +99,9 @@ impl DetectorSpec {
         }
         if !(0.0..=1.0).contains(&self.cell_offset) {
             return Err("`detector.cell_offset` must lie between 0 and 1".to_owned());
+        }
+        if self.score_min.is_some_and(|score_min| !(0.0..=1.0).contains(&score_min)) {
+            return Err("`detector.score_min` must lie between 0 and 1".to_owned());
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ mod features;
 mod golden;
 mod guess;
 mod health;
+mod input;
 mod keeper;
 mod layout;
 mod manifest;
@@ -42,11 +43,9 @@ pub use error::InferenceError;
 pub use features::{FeatureMap, FeatureMaps, FeatureModel, Looks};
 pub use golden::{GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, OutputReport};
 pub use health::ModelHealth;
+pub use input::{Axes, ColorOrder, InputSpec, LetterboxPlacement, Resample, ResizeMode};
 pub use layout::{BoxOrder, BoxUnit, DetectorLayout, DetectorSpec, ScoreForm};
-pub use manifest::{
-    Axes, ColorOrder, ExternalFile, GoldenTolerance, InputSpec, LetterboxPlacement, ModelKind, ModelManifest,
-    OutputRole, OutputSpec, Resample, ResizeMode,
-};
+pub use manifest::{ExternalFile, GoldenTolerance, ModelKind, ModelManifest, OutputRole, OutputSpec};
 pub use onnx::{Graph, Side, TensorInfo, read as read_graph};
 pub use pool::{Host, ModelPool};
 pub use preprocess::{Element, Letterbox, Placement, Preprocessor};

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::manifest::{Axes, ColorOrder, InputSpec, LetterboxPlacement, ResizeMode};
+use super::input::{Axes, ColorOrder, InputSpec, LetterboxPlacement, ResizeMode};
 use super::sampling::{Crop, Sampler};
 use crate::types::{BoundingBox, Image};
 

@@ -8,7 +8,7 @@
 use fast_image_resize::images::{CroppedImage, Image as ResizedImage, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::manifest::Resample;
+use super::input::Resample;
 use crate::types::Image;
 
 /// 1.0 as a weight.

@@ -10,7 +10,8 @@ use ort::value::{Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::assignment::{NodeCounts, node_counts};
 use super::engine_cache::EngineKey;
-use super::manifest::{Axes, ModelManifest};
+use super::input::Axes;
+use super::manifest::ModelManifest;
 use super::outputs::{Output, Wanted, rank, values_of};
 use super::preprocess::{Element, View};
 use super::provider::{advice, dispatch};

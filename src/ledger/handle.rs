@@ -25,7 +25,7 @@ use super::writer::{Edit, Reply, Request, Writer};
 use crate::clock::Clock;
 use crate::limits;
 use crate::types::{
-    Catalogue, ConfigRecord, Digest, FeedbackOrder, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder,
+    Catalogue, ConfigRecord, Digest, FeedbackOrder, FolderNote, GpuStat, HoldOrder, Inspection, InspectionId, KitOrder,
     LearnedTemplate, PersonOrder, QualityLevel, Reason, Review, SystemStat, Timestamp,
 };
 
@@ -114,8 +114,21 @@ impl Ledger {
     /// # Errors
     /// When the writer has stopped.
     pub fn submit(&self, inspection: Inspection, artifacts: Vec<NewArtifact>) -> Result<Pending, LedgerError> {
+        self.submit_watched(inspection, artifacts, FolderNote::default())
+    }
+
+    /// As [`Ledger::submit`]; what the frame's folder gave is remembered with the inspection, or with it not at all.
+    ///
+    /// # Errors
+    /// As [`Ledger::submit`].
+    pub fn submit_watched(
+        &self,
+        inspection: Inspection,
+        artifacts: Vec<NewArtifact>,
+        watched: FolderNote,
+    ) -> Result<Pending, LedgerError> {
         let (reply, outcome) = bounded(1);
-        self.send(Request::Commit { inspection: Box::new(inspection), artifacts, reply })?;
+        self.send(Request::Commit { inspection: Box::new(inspection), artifacts, watched, reply })?;
         Ok(Pending(outcome))
     }
 

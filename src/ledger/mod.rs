@@ -49,6 +49,7 @@ mod sweep;
 mod unit;
 mod usage;
 mod verify;
+mod watched;
 mod writer;
 
 pub use artifacts::{NewArtifact, artifacts_dir};

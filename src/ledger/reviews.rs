@@ -3,6 +3,9 @@
 //! Invariants: rows are only appended; of several reviews of one subject the last one wins, so a template is searched
 //! exactly while its review is the last of its subject. Written by the writer's thread, inside its transaction.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
@@ -292,27 +295,52 @@ impl LedgerReader {
         })
     }
 
-    /// Items decided to be unknown, by the part they look like, most often first.
+    /// Items decided to be unknown, or said so by a person, by the part they look like, most often first.
     ///
     /// # Errors
     /// When the ledger cannot be read.
     pub fn unknown_parts(&self) -> Result<Vec<UnknownPart>, LedgerError> {
-        let sql = "SELECT u.best_part_id, u.detected_count, u.nearest_similarity, u.first_detected_at,
-                u.last_detected_at, u.example_inspection_id, i.code, u.example_ordinal
-             FROM unknown_part_logs u JOIN inspections i ON i.id = u.example_inspection_id
-             ORDER BY u.detected_count DESC, u.last_detected_at DESC, u.best_part_id";
-        self.list(sql, params![], |row| {
+        // A group is merged here, for SQLite leaves open which row of a group with several extremes a plain column is from.
+        let sql = "WITH said AS (
+                SELECT r.shown_part_id, 1, i.similarity, r.subject_at, r.subject_at, r.inspection_id, r.ordinal
+                FROM reviews r JOIN items i ON i.inspection_id = r.inspection_id AND i.id = r.subject_id
+                WHERE r.review_status = 'rejected' AND r.corrected_part_id IS NULL AND r.shown_part_id IS NOT NULL
+                    AND NOT EXISTS (SELECT 1 FROM reviews later WHERE later.subject_id = r.subject_id AND later.seq > r.seq)
+                    AND NOT EXISTS (SELECT 1 FROM json_each(i.reasons) WHERE value = ?1)),
+            seen (part_id, count, similarity, first_at, last_at, id, ordinal) AS (
+                SELECT best_part_id, detected_count, nearest_similarity, first_detected_at, last_detected_at,
+                    example_inspection_id, example_ordinal FROM unknown_part_logs
+                UNION ALL SELECT * FROM said)
+            SELECT seen.part_id, seen.count, seen.similarity, seen.first_at, seen.last_at, seen.id, i.code, seen.ordinal
+            FROM seen JOIN inspections i ON i.id = seen.id ORDER BY seen.last_at";
+        let rows = self.list(sql, params![Reason::PartUnknown.code()], |row| {
             Ok(UnknownPart {
                 best_part_id: row.get(0)?,
                 detected_count: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
-                nearest_similarity: row.get(2)?,
+                nearest_similarity: row.get::<_, Option<f32>>(2)?.unwrap_or(-1.0),
                 first_detected_at: Timestamp::from_micros(row.get(3)?),
                 last_detected_at: Timestamp::from_micros(row.get(4)?),
                 example_inspection_id: InspectionId(Uuid::from_bytes(row.get(5)?)),
                 example_code: row.get(6)?,
                 example_ordinal: row.get(7)?,
             })
-        })
+        })?;
+        let mut of_part: BTreeMap<String, UnknownPart> = BTreeMap::new();
+        for row in rows {
+            let merged = match of_part.remove(&row.best_part_id) {
+                None => row,
+                Some(before) => UnknownPart {
+                    detected_count: before.detected_count + row.detected_count,
+                    nearest_similarity: before.nearest_similarity.max(row.nearest_similarity),
+                    first_detected_at: before.first_detected_at.min(row.first_detected_at),
+                    ..row
+                },
+            };
+            of_part.insert(merged.best_part_id.clone(), merged);
+        }
+        let mut parts: Vec<UnknownPart> = of_part.into_values().collect();
+        parts.sort_by_key(|part| (Reverse(part.detected_count), Reverse(part.last_detected_at)));
+        Ok(parts)
     }
 
     /// The inspection called `code`.

@@ -26,12 +26,13 @@ use super::desired::{self, CentralPage, CentralTable};
 use super::retention::{self, Step, StepDone};
 use super::reviews::{self, NewReview};
 use super::samples::{self, SampleKind, Samples};
-use super::{LedgerError, config_history, disk, feedback, holds, kits, operators, refusals, rows, store};
+use super::{LedgerError, config_history, disk, feedback, holds, kits, operators, refusals, rows, store, watched};
 use crate::clock::{Clock, Stopwatch};
 use crate::failpoint;
 use crate::limits;
 use crate::types::{
-    Catalogue, ConfigRecord, Digest, FeedbackOrder, HoldOrder, Inspection, KitOrder, PersonOrder, Review, Timestamp,
+    Catalogue, ConfigRecord, Digest, FeedbackOrder, FolderNote, HoldOrder, Inspection, KitOrder, PersonOrder, Review,
+    Timestamp,
 };
 
 /// Where the outcome of a request goes; a caller that went away is no error.
@@ -77,7 +78,7 @@ impl Edit {
 /// What the writer can be asked to do.
 #[derive(Debug)]
 pub(super) enum Request {
-    Commit { inspection: Box<Inspection>, artifacts: Vec<NewArtifact>, reply: Reply<Inspection> },
+    Commit { inspection: Box<Inspection>, artifacts: Vec<NewArtifact>, watched: FolderNote, reply: Reply<Inspection> },
     Provenance { sha256: Digest, record: String, reply: Reply<Digest> },
     Samples { recorded_at: Timestamp, samples: Samples, reply: Reply<()> },
     Refused { station: String, reason: &'static str, count: u64 },
@@ -263,7 +264,7 @@ impl Writer {
         let mut placed = Vec::new();
         let mut ready = Vec::with_capacity(group.len());
         for request in group {
-            let Request::Commit { mut inspection, artifacts, reply } = request else {
+            let Request::Commit { mut inspection, artifacts, watched, reply } = request else {
                 ready.push(request);
                 continue;
             };
@@ -271,7 +272,7 @@ impl Writer {
                 Ok(references) => {
                     placed.extend(references.iter().cloned());
                     inspection.artifacts = references;
-                    ready.push(Request::Commit { inspection, artifacts: Vec::new(), reply });
+                    ready.push(Request::Commit { inspection, artifacts: Vec::new(), watched, reply });
                 }
                 Err(error) => answer(&reply, Err(error)),
             }
@@ -317,7 +318,9 @@ impl Writer {
     fn write(&self, request: Request, now: Timestamp, done: &mut Vec<Done>) -> rusqlite::Result<()> {
         let connection = &self.connection;
         match request {
-            Request::Commit { inspection, reply, .. } => self.write_inspection(inspection, reply, now, done)?,
+            Request::Commit { inspection, watched, reply, .. } => {
+                self.write_inspection(inspection, &watched, reply, now, done)?;
+            }
             Request::Provenance { sha256, record, reply } => {
                 let written = self.in_savepoint(|| {
                     rows::insert_provenance(connection, sha256, &record, now)?;
@@ -377,12 +380,16 @@ impl Writer {
     fn write_inspection(
         &self,
         mut inspection: Box<Inspection>,
+        watched: &FolderNote,
         reply: Reply<Inspection>,
         now: Timestamp,
         done: &mut Vec<Done>,
     ) -> rusqlite::Result<()> {
         match self.in_savepoint(|| {
             rows::insert_inspection(&self.connection, &mut inspection, now)?;
+            if !watched.is_empty() {
+                watched::note(&self.connection, &inspection.station, watched)?;
+            }
             disk("ledger.inspection.savepoint")
         }) {
             Ok(()) => done.push(Done::Inspection(inspection, reply)),

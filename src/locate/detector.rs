@@ -20,12 +20,16 @@ use crate::inference::{
 use crate::limits;
 use crate::types::{BoundingBox, Image, Provider};
 
+/// Least score where neither the recipe nor the model's manifest gives one.
+const SCORE_MIN_DEFAULT: f32 = 0.3;
+
 /// Options of a detector; a key left out has its default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DetectorOptions {
-    /// Least score, 0 to 1. Default: 0.3.
-    pub score_min: f32,
+    /// Least score, 0 to 1. Default: the one that the model's manifest gives (`score_min` under `[detector]`), else 0.3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score_min: Option<f32>,
     /// Overlap (IoU) beyond which two boxes of a class are one thing, 0 to 1. Default: 0.45. Layouts whose graph removes
     /// duplicates itself use it between tiles only.
     pub iou_max: f32,
@@ -42,7 +46,7 @@ pub struct DetectorOptions {
 impl Default for DetectorOptions {
     fn default() -> Self {
         Self {
-            score_min: 0.3,
+            score_min: None,
             iou_max: 0.45,
             class_score_min: BTreeMap::new(),
             class_agnostic: false,
@@ -56,7 +60,8 @@ impl DetectorOptions {
     /// What is wrong with the options, `(key, words)`; empty where nothing is.
     #[must_use]
     pub fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults: Vec<(&'static str, String)> = [("score_min", self.score_min), ("iou_max", self.iou_max)]
+        let score_min = self.score_min.unwrap_or(SCORE_MIN_DEFAULT);
+        let mut faults: Vec<(&'static str, String)> = [("score_min", score_min), ("iou_max", self.iou_max)]
             .into_iter()
             .filter(|(_, value)| !(0.0..=1.0).contains(value))
             .map(|(key, _)| (key, "must lie between 0 and 1".to_owned()))
@@ -255,7 +260,8 @@ fn thresholds(manifest: &ModelManifest, options: &DetectorOptions) -> Result<Thr
         });
     }
     let by_class = classes.iter().map(|class| options.class_score_min.get(class).copied()).collect();
-    Ok(Thresholds::new(options.score_min, by_class))
+    let score_min = options.score_min.or(manifest.detector().score_min).unwrap_or(SCORE_MIN_DEFAULT);
+    Ok(Thresholds::new(score_min, by_class))
 }
 
 /// The best candidates, best first, and how many rows were no numbers.
@@ -345,7 +351,7 @@ mod tests {
     #[test]
     fn options_out_of_range_name_their_key() {
         let bad = DetectorOptions {
-            score_min: 1.5,
+            score_min: Some(1.5),
             iou_max: f32::NAN,
             class_score_min: BTreeMap::from([("a".to_owned(), -1.0)]),
             tile_px: 100,

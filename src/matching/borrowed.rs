@@ -90,7 +90,8 @@ mod tests {
 
     fn built(root: &Path, name: &str) -> PartIndex {
         let model_sha256 = Digest::of(b"model");
-        let embedding = Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0 };
+        let embedding =
+            Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0, input_sha256: None };
         let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
         for (part, vector) in [(name, [1.0, 0.0]), ("other", [0.0, 1.0])] {
             builder.push(Template { part_id: part.to_owned(), color_id: None, view: String::new() }, &vector).unwrap();

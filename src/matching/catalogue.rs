@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits::VIEWS_PER_ITEM_MAX;
 use crate::measure::NamedColour;
-use crate::types::BoundingBox;
+use crate::types::{BoundingBox, csv_separator};
 
 /// Bad rows listed in one message; the rest are counted.
 const FAULTS_SHOWN_MAX: usize = 50;
@@ -66,14 +66,7 @@ pub fn read_parts(path: &Path) -> Result<HashSet<String>, CatalogueError> {
 /// # Errors
 /// Every fault of the file.
 pub fn read_groups(path: &Path) -> Result<BTreeMap<String, String>, CatalogueError> {
-    let fail = |error: csv::Error| CatalogueError { path: path.to_owned(), faults: vec![error.to_string()] };
-    let mut reader = csv::Reader::from_path(path).map_err(fail)?;
-    if !reader.headers().map_err(fail)?.iter().any(|header| header.trim() == "confusion_group") {
-        return Ok(BTreeMap::new());
-    }
-    let rows = read(path, &["part_num", "confusion_group"], |row| {
-        Ok((row.text("part_num")?, row.field("confusion_group").to_owned()))
-    })?;
+    let rows = read(path, &["part_num"], |row| Ok((row.text("part_num")?, row.field("confusion_group").to_owned())))?;
     Ok(rows.into_iter().filter(|(_, group)| !group.is_empty()).collect())
 }
 
@@ -101,13 +94,18 @@ pub fn read_sizes(path: &Path) -> Result<BTreeMap<String, [f32; 3]>, CatalogueEr
 /// # Errors
 /// Every fault of the file.
 pub fn read_templates(path: &Path, parts: &HashSet<String>) -> Result<Vec<TemplateRow>, CatalogueError> {
+    let mut seen = HashSet::new();
     read(path, &["file", "part_num", "color_id", "view"], |row| {
         let part_num = row.text("part_num")?;
         if !parts.contains(&part_num) {
             return Err(format!("part `{part_num}` is not in parts.csv"));
         }
         let color_id = Some(row.field("color_id")).filter(|color| !color.is_empty()).map(str::to_owned);
-        Ok(TemplateRow { line: row.line, file: row.file()?, part_num, color_id, view: row.field("view").to_owned() })
+        let file = row.file()?;
+        if !seen.insert(file.clone()) {
+            return Err(format!("`{}` stands twice", file.display()));
+        }
+        Ok(TemplateRow { line: row.line, file, part_num, color_id, view: row.field("view").to_owned() })
     })
 }
 
@@ -207,11 +205,20 @@ fn read<T>(
     mut parse: impl FnMut(&Row<'_>) -> Result<T, String>,
 ) -> Result<Vec<T>, CatalogueError> {
     let fail = |faults: Vec<String>| CatalogueError { path: path.to_owned(), faults };
-    let mut reader = csv::Reader::from_path(path).map_err(|error| fail(vec![error.to_string()]))?;
+    let bytes = std::fs::read(path).map_err(|error| fail(vec![error.to_string()]))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        fail(vec![format!("line {line}: is not UTF-8; save the file as UTF-8 (a spreadsheet calls it CSV UTF-8)")])
+    })?;
+    let separator = csv_separator(text.lines().next().unwrap_or(""));
+    let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|error| fail(vec![error.to_string()]))?.clone();
     let mut columns = BTreeMap::new();
     for (index, header) in headers.iter().enumerate() {
-        columns.entry(header.trim_start_matches('\u{feff}').trim().to_owned()).or_insert(index);
+        let name = header.trim_start_matches('\u{feff}').trim();
+        // As the catalogue's files call it (`loupe catalog import`).
+        let name = if name == "part_number" { "part_num" } else { name };
+        columns.entry(name.to_owned()).or_insert(index);
     }
     let mut faults = Vec::new();
     for &column in wanted {
@@ -260,7 +267,7 @@ fn shown(faults: &[String]) -> String {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{read_groups, read_parts, read_queries, read_templates};
+    use super::{read_groups, read_parts, read_queries, read_sizes, read_templates};
 
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -295,9 +302,9 @@ mod tests {
     #[test]
     fn unknown_parts_missing_columns_and_empty_files_are_refused() {
         let parts = HashSet::from(["3005".to_owned()]);
-        let csv = file("file,part_num,color_id,view\na.png,3005,,0\nb.png,9999,71,0\n");
+        let csv = file("file,part_num,color_id,view\na.png,3005,,0\nb.png,9999,71,0\na.png,3005,,1\n");
         let error = read_templates(csv.path(), &parts).unwrap_err();
-        assert_eq!(error.faults, ["line 3: part `9999` is not in parts.csv"]);
+        assert_eq!(error.faults, ["line 3: part `9999` is not in parts.csv", "line 4: `a.png` stands twice"]);
         let error = read_templates(file("file,view\na,0\n").path(), &parts).unwrap_err();
         assert_eq!(error.faults.len(), 2, "{error}");
         assert!(read_parts(file("part_num\n3005\n3005\n").path()).unwrap_err().faults[0].contains("twice"));
@@ -307,5 +314,18 @@ mod tests {
         assert_eq!(groups, [("3003".to_owned(), "left".to_owned()), ("3005".to_owned(), "left".to_owned())]);
         assert!(read_groups(file("part_num\n3005\n").path()).unwrap().is_empty());
         assert!(read_parts(std::path::Path::new("missing.csv")).is_err());
+    }
+
+    #[test]
+    fn files_as_spreadsheets_write_them_are_read_and_what_is_no_utf8_says_where() {
+        let csv = file("\u{feff}part_number;size_x_mm;size_y_mm;size_z_mm\r\n3005;8;9.6;8\r\n");
+        assert_eq!(read_parts(csv.path()).unwrap().into_iter().collect::<Vec<_>>(), ["3005"]);
+        assert_eq!(read_sizes(csv.path()).unwrap()["3005"], [8.0, 9.6, 8.0]);
+        let decimal = file("part_num;size_x_mm\n3005;9,6\n");
+        assert!(read_sizes(decimal.path()).unwrap_err().faults[0].contains("`size_x_mm` is `9,6`"));
+        let latin = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(latin.path(), b"part_num,name\n3005,Br\xFCcke\n").unwrap();
+        let error = read_parts(latin.path()).unwrap_err();
+        assert!(error.faults[0].starts_with("line 2: is not UTF-8"), "{error}");
     }
 }

@@ -282,7 +282,7 @@ mod tests {
 
     fn embedding() -> Embedding {
         let model_sha256 = Digest::of(b"model");
-        Embedding { model: "test".to_owned(), model_sha256, input_px: 160, crop_margin_ratio: 0.0 }
+        Embedding { model: "test".to_owned(), model_sha256, input_px: 160, crop_margin_ratio: 0.0, input_sha256: None }
     }
 
     fn learned(id: u64, part: &str, vector: &[f32]) -> LearnedTemplate {

@@ -31,9 +31,15 @@ pub enum MatchError {
     )]
     Dimension { index_dim: usize, model_dim: usize },
     #[error(
-        "the index was built with model {index_model}, the model in use is {model}; rebuild the index or use that model"
+        "the index was built with model {name} ({index_model}), the model in use is {model}; rebuild the index or use that \
+         model"
     )]
-    Model { index_model: Digest, model: Digest },
+    Model { name: String, index_model: Digest, model: Digest },
+    #[error(
+        "the index was built when the manifest of model {name} gave its pictures another form ([input]: colour order, scale, \
+         mean, std, resize, resample, padding); put that back, or rebuild the index"
+    )]
+    Preprocessing { name: String },
     #[error("{values} values are not whole embeddings of the index's dimension {dim}")]
     Shape { values: usize, dim: usize },
     #[error("embedding {position} is not finite or has no direction (norm {norm})")]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::MatchError;
+use super::fit::Fit;
 use super::generation::{self, Generation};
 use super::manifest::{ColdTier, Embedding, HotTier};
 use super::store;
@@ -34,7 +35,7 @@ pub struct GenerationStats {
 }
 
 /// An index directory.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Stats {
     pub current: Option<String>,
     pub previous: Option<String>,
@@ -44,6 +45,49 @@ pub struct Stats {
     pub quarantined_bytes: u64,
     /// Templates of each part of the live generation, by catalogue number.
     pub templates_of_part: BTreeMap<String, usize>,
+    /// What else the live generation judges a match by; `None` where it cannot be opened.
+    pub known: Option<Known>,
+    /// The fit of the live generation.
+    pub fit: Option<FitStats>,
+    /// Why there is a fit that cannot be used.
+    pub fit_fault: Option<String>,
+}
+
+/// Of how many parts a generation knows more than their templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Known {
+    /// True size.
+    pub sizes: usize,
+    /// How the edges of its views run: parts of mirror pairs.
+    pub shapes: usize,
+    /// Direction that the embedder learned.
+    pub centres: usize,
+}
+
+/// What a fit said of itself when it was learned; ratios 0 to 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FitStats {
+    /// Pictures it was learned from.
+    pub rows: usize,
+    pub target_error: f32,
+    /// Share of the pictures that it accepts without a true size.
+    pub accepted_ratio: f32,
+    /// The same with one; `None` where the pictures or the catalogue had no sizes.
+    pub sized_accepted_ratio: Option<f32>,
+    /// Numbers of views for which it was also learned.
+    pub several: Vec<u32>,
+}
+
+impl From<&Fit> for FitStats {
+    fn from(fit: &Fit) -> Self {
+        Self {
+            rows: fit.rows,
+            target_error: fit.target_error,
+            accepted_ratio: fit.plain.accepted_ratio,
+            sized_accepted_ratio: fit.sized.as_ref().map(|scorer| scorer.accepted_ratio),
+            several: fit.several.keys().copied().collect(),
+        }
+    }
 }
 
 /// What [`compact`] removed, or would.
@@ -88,15 +132,27 @@ pub fn stats(root: &Path) -> Result<Stats, MatchError> {
     } else {
         vec![]
     };
-    let mut templates_of_part = BTreeMap::new();
+    let quarantined_bytes = bytes_below(&quarantine);
+    let mut stats = Stats {
+        current: Some(current.clone()),
+        previous,
+        generations,
+        quarantined,
+        quarantined_bytes,
+        ..Stats::default()
+    };
     // A damaged live generation has no counts; the fault stands with it.
     if let Ok(live) = Generation::open(&root.join(&current)) {
         for &part in live.ids.parts() {
-            *templates_of_part.entry(live.ids.part_name(part).unwrap_or_default().to_owned()).or_insert(0) += 1;
+            *stats.templates_of_part.entry(live.ids.part_name(part).unwrap_or_default().to_owned()).or_insert(0) += 1;
+        }
+        stats.known = Some(Known { sizes: live.sizes.len(), shapes: live.shapes.len(), centres: live.centres.len() });
+        match Fit::load(&Fit::path(root, &current), live.sha256) {
+            Ok(fit) => stats.fit = fit.map(|(fit, _)| FitStats::from(&fit)),
+            Err(error) => stats.fit_fault = Some(error.to_string()),
         }
     }
-    let quarantined_bytes = bytes_below(&quarantine);
-    Ok(Stats { current: Some(current), previous, generations, quarantined, quarantined_bytes, templates_of_part })
+    Ok(stats)
 }
 
 /// Make the generation `name` the live one, after comparing every byte of it. The one before becomes the previous.

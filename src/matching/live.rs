@@ -107,7 +107,8 @@ impl LiveIndex {
     /// Open the generation `name`, checked, when it can take over from `serving`.
     fn open_next(&self, name: &str, serving: &PartIndex) -> Result<PartIndex, MatchError> {
         let next = PartIndex::open_generation(&self.shared.root, name)?;
-        next.require_model(serving.dim(), serving.embedding_model_sha256())?;
+        let embedding = &serving.manifest().embedding;
+        next.require_model(serving.dim(), embedding.model_sha256, embedding.input_sha256)?;
         Ok(next)
     }
 }
@@ -125,7 +126,8 @@ mod tests {
     /// Two parts at right angles, the first one named `name`.
     fn build(root: &std::path::Path, name: &str, model: &[u8]) {
         let model_sha256 = Digest::of(model);
-        let embedding = Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0 };
+        let embedding =
+            Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0, input_sha256: None };
         let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
         for (part, vector) in [(name, [1.0, 0.0]), ("other", [0.0, 1.0])] {
             let template = Template { part_id: part.to_owned(), color_id: None, view: String::new() };

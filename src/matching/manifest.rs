@@ -23,6 +23,9 @@ pub struct Embedding {
     pub input_px: u32,
     /// A part's box is grown by this share of its width and height on each side before it is cropped.
     pub crop_margin_ratio: f32,
+    /// Digest of how a crop's pixels become the model's input; `None` in generations of versions that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_sha256: Option<Digest>,
 }
 
 /// The hot tier.

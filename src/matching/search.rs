@@ -217,16 +217,26 @@ impl PartIndex {
         })
     }
 
-    /// Check that embeddings of this model belong to this index.
+    /// Check that embeddings of this model, fed with pictures of this form (where both sides know it), belong to this index.
     ///
     /// # Errors
-    /// When the dimension or the model differs, with both values.
-    pub fn require_model(&self, dim: usize, model_sha256: Digest) -> Result<(), MatchError> {
+    /// When the dimension, the model or the form differs.
+    pub fn require_model(
+        &self,
+        dim: usize,
+        model_sha256: Digest,
+        input_sha256: Option<Digest>,
+    ) -> Result<(), MatchError> {
+        let embedding = &self.generation.manifest.embedding;
         if dim != self.dim() {
             return Err(MatchError::Dimension { index_dim: self.dim(), model_dim: dim });
         }
-        if model_sha256 != self.embedding_model_sha256() {
-            return Err(MatchError::Model { index_model: self.embedding_model_sha256(), model: model_sha256 });
+        if model_sha256 != embedding.model_sha256 {
+            let (name, index_model) = (embedding.model.clone(), embedding.model_sha256);
+            return Err(MatchError::Model { name, index_model, model: model_sha256 });
+        }
+        if embedding.input_sha256.zip(input_sha256).is_some_and(|(built, used)| built != used) {
+            return Err(MatchError::Preprocessing { name: embedding.model.clone() });
         }
         Ok(())
     }
@@ -247,11 +257,6 @@ impl PartIndex {
     #[must_use]
     pub fn generation_sha256(&self) -> Digest {
         self.generation.sha256
-    }
-
-    #[must_use]
-    pub fn embedding_model_sha256(&self) -> Digest {
-        self.generation.manifest.embedding.model_sha256
     }
 
     #[must_use]
@@ -292,6 +297,12 @@ impl PartIndex {
     #[must_use]
     pub fn sizes(&self) -> &super::Sizes {
         &self.generation.sizes
+    }
+
+    /// Directions that the embedder learned of the parts.
+    #[must_use]
+    pub fn centres(&self) -> &super::Centres {
+        &self.generation.centres
     }
 
     /// The damaged generation that this one replaced at opening; the caller logs it and raises the alert.

@@ -1,20 +1,18 @@
-//! A bitmap font of 5×7 dots for labels: capitals, digits and the signs that codes and numbers need.
+//! A bitmap font of 5×7 dots for labels: letters, digits and the signs that codes and numbers need.
 
 /// Dots a glyph, across and down.
 pub(super) const WIDTH: i64 = 5;
 pub(super) const HEIGHT: i64 = 7;
 
-/// Rows of `character`, top to bottom, the leftmost dot in bit 4. Small letters are drawn as capitals, what is not
-/// known as an empty box.
+/// Rows of `character`, top to bottom, the leftmost dot in bit 4; what is not known is an empty box.
 pub(super) fn glyph(character: char) -> [u8; 7] {
-    let capital = character.to_ascii_uppercase();
-    GLYPHS.iter().find(|(known, _)| *known == capital).map_or(UNKNOWN, |(_, rows)| *rows)
+    GLYPHS.iter().find(|(known, _)| *known == character).map_or(UNKNOWN, |(_, rows)| *rows)
 }
 
 const UNKNOWN: [u8; 7] = [0b11111, 0b10001, 0b10001, 0b10001, 0b10001, 0b10001, 0b11111];
 
 #[rustfmt::skip]
-const GLYPHS: [(char, [u8; 7]); 57] = [
+const GLYPHS: [(char, [u8; 7]); 83] = [
     (' ', [0, 0, 0, 0, 0, 0, 0]),
     ('A', [0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001]),
     ('B', [0b11110, 0b10001, 0b10001, 0b11110, 0b10001, 0b10001, 0b11110]),
@@ -42,6 +40,32 @@ const GLYPHS: [(char, [u8; 7]); 57] = [
     ('X', [0b10001, 0b01010, 0b01010, 0b00100, 0b01010, 0b01010, 0b10001]),
     ('Y', [0b10001, 0b10001, 0b01010, 0b00100, 0b00100, 0b00100, 0b00100]),
     ('Z', [0b11111, 0b00001, 0b00010, 0b00100, 0b01000, 0b10000, 0b11111]),
+    ('a', [0, 0, 0b01110, 0b00001, 0b01111, 0b10001, 0b01111]),
+    ('b', [0b10000, 0b10000, 0b11110, 0b10001, 0b10001, 0b10001, 0b11110]),
+    ('c', [0, 0, 0b01110, 0b10000, 0b10000, 0b10001, 0b01110]),
+    ('d', [0b00001, 0b00001, 0b01111, 0b10001, 0b10001, 0b10001, 0b01111]),
+    ('e', [0, 0, 0b01110, 0b10001, 0b11111, 0b10000, 0b01110]),
+    ('f', [0b00110, 0b01001, 0b01000, 0b11100, 0b01000, 0b01000, 0b01000]),
+    ('g', [0, 0b01111, 0b10001, 0b10001, 0b01111, 0b00001, 0b01110]),
+    ('h', [0b10000, 0b10000, 0b11110, 0b10001, 0b10001, 0b10001, 0b10001]),
+    ('i', [0b00100, 0, 0b01100, 0b00100, 0b00100, 0b00100, 0b01110]),
+    ('j', [0b00010, 0, 0b00110, 0b00010, 0b00010, 0b10010, 0b01100]),
+    ('k', [0b10000, 0b10000, 0b10010, 0b10100, 0b11000, 0b10100, 0b10010]),
+    ('l', [0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110]),
+    ('m', [0, 0, 0b11010, 0b10101, 0b10101, 0b10001, 0b10001]),
+    ('n', [0, 0, 0b11110, 0b10001, 0b10001, 0b10001, 0b10001]),
+    ('o', [0, 0, 0b01110, 0b10001, 0b10001, 0b10001, 0b01110]),
+    ('p', [0, 0, 0b11110, 0b10001, 0b11110, 0b10000, 0b10000]),
+    ('q', [0, 0, 0b01111, 0b10001, 0b01111, 0b00001, 0b00001]),
+    ('r', [0, 0, 0b10110, 0b11001, 0b10000, 0b10000, 0b10000]),
+    ('s', [0, 0, 0b01111, 0b10000, 0b01110, 0b00001, 0b11110]),
+    ('t', [0b01000, 0b01000, 0b11100, 0b01000, 0b01000, 0b01001, 0b00110]),
+    ('u', [0, 0, 0b10001, 0b10001, 0b10001, 0b10011, 0b01101]),
+    ('v', [0, 0, 0b10001, 0b10001, 0b10001, 0b01010, 0b00100]),
+    ('w', [0, 0, 0b10001, 0b10001, 0b10101, 0b10101, 0b01010]),
+    ('x', [0, 0, 0b10001, 0b01010, 0b00100, 0b01010, 0b10001]),
+    ('y', [0, 0, 0b10001, 0b10001, 0b01111, 0b00001, 0b01110]),
+    ('z', [0, 0, 0b11111, 0b00010, 0b00100, 0b01000, 0b11111]),
     ('0', [0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110]),
     ('1', [0b00100, 0b01100, 0b00100, 0b00100, 0b00100, 0b00100, 0b01110]),
     ('2', [0b01110, 0b10001, 0b00001, 0b00110, 0b01000, 0b10000, 0b11111]),
@@ -94,5 +118,6 @@ mod tests {
             assert!(reason.code().chars().all(|sign| glyph(sign) != UNKNOWN), "{reason}");
         }
         assert_eq!(glyph('ß'), UNKNOWN);
+        assert_ne!(glyph('b'), glyph('B'), "32532b and 32532B are two parts");
     }
 }

@@ -54,11 +54,11 @@ pub(super) fn submit(ledger: &Ledger, product: Option<Product>, arrived: Stopwat
     match product {
         None => Step::Crashed,
         Some(Product::Ignored { reason }) => Step::Refused(reason),
-        Some(Product::Decided { mut inspection, artifacts }) => {
+        Some(Product::Decided { mut inspection, artifacts, watched }) => {
             let watch = Stopwatch::start();
             inspection.timings_ms.total = arrived.ms();
             failpoint::hit("pipeline.decided");
-            match ledger.submit((*inspection).clone(), artifacts) {
+            match ledger.submit_watched((*inspection).clone(), artifacts, watched) {
                 Ok(pending) => {
                     failpoint::hit("pipeline.submitted");
                     Step::Submitted { pending, inspection, watch }

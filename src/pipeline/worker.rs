@@ -25,7 +25,7 @@ use crate::locate::{self, LocateError};
 use crate::matching::PartIndex;
 use crate::notify;
 use crate::quality::{self, FrameMetrics, PreviousFrame};
-use crate::types::{Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
+use crate::types::{FolderNote, Image, Inspection, InspectionId, QualityLevel, Reason, Timings};
 
 /// What a station asks of its workers.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub struct Job {
 /// What became of a frame.
 #[derive(Debug)]
 pub enum Product {
-    Decided { inspection: Box<Inspection>, artifacts: Vec<NewArtifact> },
+    Decided { inspection: Box<Inspection>, artifacts: Vec<NewArtifact>, watched: FolderNote },
     Ignored { reason: Reason },
 }
 
@@ -78,7 +78,7 @@ struct Surface {
 pub fn inspect(station: &Station, engines: &mut Engines, history: &History, clock: &Clock, job: Job) -> Product {
     let watch = Stopwatch::start();
     let Job { position, frame, arrived, .. } = job;
-    let CapturedFrame { source, seq, captured_at, is_stream, payload } = frame;
+    let CapturedFrame { source, seq, captured_at, is_stream, payload, watched } = frame;
     let decoded = Decoded::of(&source, payload);
     let mut timings = Timings { decode: watch.ms(), ..Timings::default() };
 
@@ -153,7 +153,7 @@ pub fn inspect(station: &Station, engines: &mut Engines, history: &History, cloc
         artifacts: Vec::new(),
     };
     let artifacts = pictures(station, &inspection, &decoded, &found.surface);
-    Product::Decided { inspection: Box::new(inspection), artifacts }
+    Product::Decided { inspection: Box::new(inspection), artifacts, watched }
 }
 
 /// What `recipe` asks of the evidence.

@@ -558,7 +558,8 @@ fn fit(root: &Path) -> Result<(), MatchError> {
 /// Build an index of two parts, one called `name`; the name of its generation.
 pub fn build(root: &Path, name: &str) -> Result<String, MatchError> {
     let model_sha256 = Digest::of(b"model");
-    let embedding = Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0 };
+    let embedding =
+        Embedding { model: "test".into(), model_sha256, input_px: 160, crop_margin_ratio: 0.0, input_sha256: None };
     let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
     for (part, vector) in [(name, [1.0, 0.0]), ("other", [0.0, 1.0])] {
         let template = Template { part_id: part.to_owned(), color_id: None, view: String::new() };
