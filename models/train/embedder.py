@@ -36,7 +36,8 @@ class Embedder(nn.Module):
 
 def foreshortening():
     """[n, 320] pooled → logits [n, BINS]."""
-    return nn.Sequential(nn.BatchNorm1d(320), nn.Linear(320, 512), nn.ReLU(), nn.Dropout(0.3), nn.Linear(512, BINS))
+    hidden = lambda n: [nn.Linear(n, 512), nn.ReLU(), nn.Dropout(0.3)]
+    return nn.Sequential(nn.BatchNorm1d(320), *hidden(320), *hidden(512), nn.Linear(512, BINS))
 
 
 def pretrained(wheel, dim=256):
