@@ -87,7 +87,8 @@ fn main() -> ExitCode {
             return if is_fault { ExitCode::from(cmd::EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if !matches!(cli.command, Command::Run(_)) {
+    let is_daemon = matches!(cli.command, Command::Run(_));
+    if !is_daemon {
         let told = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             // `loupe … | head`: the reader has seen enough, which is no fault.
@@ -97,7 +98,7 @@ fn main() -> ExitCode {
             told(panic);
         }));
     }
-    let default_level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    let default_level = if is_daemon { "info" } else { "warn" };
     if let Err(error) = log::init(cli.log_format, Some(cli.log.as_deref().unwrap_or(default_level))) {
         eprintln!("loupe: {error}");
         return ExitCode::from(cmd::EXIT_USAGE);

@@ -31,18 +31,21 @@ fn seen(size_mm: Option<SizeMm>) -> Seen {
     Seen { size_mm, ..Seen::default() }
 }
 
-fn build(dir: &Path, parts: usize) {
-    let embedding = Embedding {
+fn embedding() -> Embedding {
+    Embedding {
         model: "test".to_owned(),
         model_sha256: Digest::of(b"m"),
         input_px: 128,
         crop_margin_ratio: 0.0,
         input_sha256: None,
-    };
+    }
+}
+
+fn build(dir: &Path, parts: usize) {
     let groups = (0..parts).map(|part| (part.to_string(), format!("pair-{}", part / 2))).collect();
     let length = |part: usize| if part.is_multiple_of(2) { 20.0 } else { 40.0 };
     let sizes: BTreeMap<String, [f32; 3]> = (0..parts).map(|p| (p.to_string(), [length(p), 8.0, 8.0])).collect();
-    let mut builder = IndexBuilder::new(DIM, embedding, BuildOptions::default())
+    let mut builder = IndexBuilder::new(DIM, embedding(), BuildOptions::default())
         .with_groups(Groups::new(groups))
         .with_sizes(Sizes::new(sizes).unwrap());
     for part in 0..parts {
@@ -175,18 +178,11 @@ fn wing(rises_right: bool, height_px: u32, part: u8, ground: u8) -> Image {
 #[test]
 fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     let dir = tempfile::tempdir().unwrap();
-    let embedding = Embedding {
-        model: "test".to_owned(),
-        model_sha256: Digest::of(b"m"),
-        input_px: 128,
-        crop_margin_ratio: 0.0,
-        input_sha256: None,
-    };
     let groups = ["left", "right"].map(|part| (part.to_owned(), "wing".to_owned()));
     let mut shapes = ShapesBuilder::default();
     shapes.push("left", turned_views(&wing(false, 60, 200, 20)));
     shapes.push("right", turned_views(&wing(true, 60, 200, 20)));
-    let mut builder = IndexBuilder::new(DIM, embedding, BuildOptions::default())
+    let mut builder = IndexBuilder::new(DIM, embedding(), BuildOptions::default())
         .with_groups(Groups::new(groups.into()))
         .with_shapes(shapes);
     for part in ["left", "right"] {
@@ -242,14 +238,7 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
 
 /// Two parts of three templates each.
 fn builder_of_three() -> IndexBuilder {
-    let embedding = Embedding {
-        model: "test".to_owned(),
-        model_sha256: Digest::of(b"m"),
-        input_px: 128,
-        crop_margin_ratio: 0.0,
-        input_sha256: None,
-    };
-    let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
+    let mut builder = IndexBuilder::new(2, embedding(), BuildOptions::default());
     for (part, vector) in [
         ("near", [1.0, 0.0]),
         ("far", [0.0, 1.0]),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Fault;
 use crate::limits::{CATALOGUE_FIELD_CHARS_MAX, CATALOGUE_FILE_BYTES_MAX};
-use crate::types::csv_separator;
+use crate::types::{csv_separator, csv_text};
 
 /// What a set of rows describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,14 +124,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Table>, Vec<Fault>> {
         return Err(fault("", format!("has {size} bytes, more than {CATALOGUE_FILE_BYTES_MAX}; split it")));
     }
     let bytes = std::fs::read(path).map_err(|error| fault("", format!("cannot be read: {error}")))?;
-    let text = match std::str::from_utf8(&bytes) {
-        Ok(text) => text.trim_start_matches('\u{feff}'),
-        Err(error) => {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-            let message = "is not UTF-8; save the file as UTF-8 (a spreadsheet calls it CSV UTF-8)".to_owned();
-            return Err(fault(&format!("line {line}"), message));
-        }
-    };
+    let text = csv_text(&bytes).map_err(|error| fault(&format!("line {}", error.line), error.to_string()))?;
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
         read_json(&file, text)
     } else {

@@ -265,7 +265,7 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
         model_sha256: manifest.sha256(),
         input_px: args.input_px,
         crop_margin_ratio: args.crop_margin,
-        input_sha256: Some(manifest.input().sha256()),
+        input_sha256: Some(manifest.input_sha256()),
     };
     let options = BuildOptions {
         l1_ratio: args.l1_ratio,
@@ -457,7 +457,7 @@ pub(super) fn embed_known(
     let manifest = ModelManifest::load(model)?;
     let runtime = Runtime::load(onnxruntime)?;
     let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
-    index.require_model(model.embedding_dim(), manifest.sha256(), Some(manifest.input().sha256()))?;
+    index.require_model(model.embedding_dim(), manifest.sha256(), Some(manifest.input_sha256()))?;
     let embedding = &index.manifest().embedding;
     let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, root.join(&row.file))).collect();
     let mut shapes = Vec::with_capacity(rows.len());

@@ -84,10 +84,9 @@ pub struct InputSpec {
 }
 
 impl InputSpec {
-    /// Digest of how pixels become input values, whatever the input's name and size.
-    #[must_use]
-    pub fn sha256(&self) -> Digest {
-        let Self { color, scale, mean, std, resize, pad_value, placement, resample, .. } = self;
+    /// Digest of how pixels become input values, whatever the input's name and size, where a letterboxed picture lies so.
+    pub(super) fn sha256(&self, placement: LetterboxPlacement) -> Digest {
+        let Self { color, scale, mean, std, resize, pad_value, resample, .. } = self;
         // A tuple of numbers and names always serialises.
         let form = (color, scale, mean, std, resize, pad_value, placement, resample);
         Digest::of(&serde_json::to_vec(&form).unwrap_or_default())

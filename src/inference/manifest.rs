@@ -301,6 +301,12 @@ impl ModelManifest {
         &self.file.input
     }
 
+    /// Digest of how pixels become input values: what is compared must have been made alike.
+    #[must_use]
+    pub fn input_sha256(&self) -> Digest {
+        self.file.input.sha256(self.letterbox_placement())
+    }
+
     #[must_use]
     pub fn outputs(&self) -> &[OutputSpec] {
         &self.file.outputs

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::limits::VIEWS_PER_ITEM_MAX;
 use crate::measure::NamedColour;
-use crate::types::{BoundingBox, csv_separator};
+use crate::types::{BoundingBox, csv_separator, csv_text};
 
 /// Bad rows listed in one message; the rest are counted.
 const FAULTS_SHOWN_MAX: usize = 50;
@@ -206,16 +206,13 @@ fn read<T>(
 ) -> Result<Vec<T>, CatalogueError> {
     let fail = |faults: Vec<String>| CatalogueError { path: path.to_owned(), faults };
     let bytes = std::fs::read(path).map_err(|error| fail(vec![error.to_string()]))?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
-        fail(vec![format!("line {line}: is not UTF-8; save the file as UTF-8 (a spreadsheet calls it CSV UTF-8)")])
-    })?;
+    let text = csv_text(&bytes).map_err(|error| fail(vec![format!("line {}: {error}", error.line)]))?;
     let separator = csv_separator(text.lines().next().unwrap_or(""));
     let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|error| fail(vec![error.to_string()]))?.clone();
     let mut columns = BTreeMap::new();
     for (index, header) in headers.iter().enumerate() {
-        let name = header.trim_start_matches('\u{feff}').trim();
+        let name = header.trim();
         // As the catalogue's files call it (`loupe catalog import`).
         let name = if name == "part_number" { "part_num" } else { name };
         columns.entry(name.to_owned()).or_insert(index);

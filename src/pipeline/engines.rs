@@ -126,7 +126,7 @@ impl Engines {
             let manifest = ModelManifest::load(&stage.model).map_err(of_embed)?;
             let model = FeatureModel::open(&host, &manifest, &stage.providers.plan).map_err(of_embed)?;
             let serving = index.current();
-            serving.require_model(model.embedding_dim(), manifest.sha256(), Some(manifest.input().sha256()))?;
+            serving.require_model(model.embedding_dim(), manifest.sha256(), Some(manifest.input_sha256()))?;
             let delta = deltas.cell(&stage.index, &serving.manifest().embedding, serving.dim());
             engines.health.insert("embed".to_owned(), model.health().clone());
             engines.note("embed", manifest.sha256(), model.provider(), model.is_fallback(), &stage.providers);
