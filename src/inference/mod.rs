@@ -34,6 +34,7 @@ mod provider;
 mod runtime;
 mod sampling;
 mod session;
+mod triangle;
 mod tuning;
 
 pub use anomaly::{AnomalyModel, AnomalySpec, Normalisation, RawAnomaly, RawMap, ScoreScale};

@@ -180,9 +180,9 @@ impl Preprocessor {
         let inner = (inner_width, inner_height);
         let pad = (inner != self.size_px).then_some(self.pad_value);
         match &mut self.values {
-            Values::F32(typed) => typed.fill(slot, &mut self.sampler, (image, crop), inner, target, pad)?,
-            Values::F16(typed) => typed.fill(slot, &mut self.sampler, (image, crop), inner, target, pad)?,
-            Values::U8(typed) => typed.fill(slot, &mut self.sampler, (image, crop), inner, target, pad)?,
+            Values::F32(typed) => typed.fill(slot, &mut self.sampler, (image, crop), inner, target, pad),
+            Values::F16(typed) => typed.fill(slot, &mut self.sampler, (image, crop), inner, target, pad),
+            Values::U8(typed) => typed.fill(slot, &mut self.sampler, (image, crop), inner, target, pad),
         }
         Ok(letterbox)
     }
@@ -217,7 +217,7 @@ impl<T: Copy> Typed<T> {
         inner: (u32, u32),
         target: Target,
         pad: Option<u8>,
-    ) -> Result<(), String> {
+    ) {
         let (tables, out) = (&*self.tables, &mut self.values[slot * 3 * target.plane..][..3 * target.plane]);
         if let Some(level) = pad.map(usize::from) {
             match target.axes {
@@ -233,7 +233,7 @@ impl<T: Copy> Typed<T> {
         sampler.rows(image, crop, inner, |y, row| match target.axes {
             Axes::Nchw => write_planes(tables, out, target, y, row),
             Axes::Nhwc => write_pixels(tables, out, target, y, row),
-        })
+        });
     }
 }
 

@@ -1,14 +1,12 @@
 //! A picture at another size, row by row, so that what takes the rows works on pixels that are still in the cache.
 //!
-//! Two filters. *Triangle* is Pillow's BILINEAR through `fast_image_resize`. *Linear* is OpenCV's INTER_LINEAR for 8 bits
-//! (`modules/imgproc/src/resize.cpp`): weights of 11 bits, one rounding at the end, and the mean of 2×2 pixels where both
-//! sides halve exactly; an export that was trained behind `cv2.resize` sees what it saw then.
+//! Two filters. *Triangle* is Pillow's BILINEAR ([`Triangle`]). *Linear* is OpenCV's INTER_LINEAR for 8 bits (`modules/imgproc/src/resize.cpp`):
+//! weights of 11 bits, one rounding at the end, and the mean of 2×2 pixels where both sides halve exactly. Both are repeated
+//! bit for bit: an export that was trained behind one of them sees what it saw then.
 //! Belongs to one worker; keeps its buffers between calls.
 
-use fast_image_resize::images::{CroppedImage, Image as ResizedImage, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-
 use super::input::Resample;
+use super::triangle::Triangle;
 use crate::types::Image;
 
 /// 1.0 as a weight.
@@ -35,8 +33,7 @@ struct Tap {
 #[derive(Debug)]
 pub(super) struct Sampler {
     resample: Resample,
-    resizer: Resizer,
-    scaled: ResizedImage<'static>,
+    triangle: Triangle,
     columns: Vec<Tap>,
     rows: Vec<Tap>,
     /// Source side and target side the taps are for: width, then height.
@@ -50,8 +47,7 @@ impl Sampler {
     pub(super) fn new(resample: Resample) -> Self {
         Self {
             resample,
-            resizer: Resizer::new(),
-            scaled: ResizedImage::new(1, 1, PixelType::U8x3),
+            triangle: Triangle::default(),
             columns: Vec::new(),
             rows: Vec::new(),
             taps_for: [(0, 0); 2],
@@ -67,35 +63,18 @@ impl Sampler {
         crop: Crop,
         (width_px, height_px): (u32, u32),
         mut each: impl FnMut(usize, &[u8]),
-    ) -> Result<(), String> {
+    ) {
         if (crop.width_px, crop.height_px) == (width_px, height_px) {
             (0..height_px).for_each(|y| each(y as usize, source_row(image, crop, y as usize)));
-            return Ok(());
+            return;
         }
         match self.resample {
-            Resample::Triangle => {
-                self.triangle(image, crop, (width_px, height_px))?;
-                let stride = width_px as usize * 3;
-                self.scaled.buffer().chunks_exact(stride).enumerate().for_each(|(y, row)| each(y, row));
-            }
+            Resample::Triangle => self.triangle.rows(image, crop, (width_px, height_px), each),
             Resample::Linear if (crop.width_px, crop.height_px) == (2 * width_px, 2 * height_px) => {
                 self.halved(image, crop, each);
             }
             Resample::Linear => self.linear(image, crop, (width_px, height_px), each),
         }
-        Ok(())
-    }
-
-    fn triangle(&mut self, image: &Image, crop: Crop, (width_px, height_px): (u32, u32)) -> Result<(), String> {
-        if (self.scaled.width(), self.scaled.height()) != (width_px, height_px) {
-            self.scaled = ResizedImage::new(width_px, height_px, PixelType::U8x3);
-        }
-        let frame = ImageRef::new(image.width_px(), image.height_px(), image.bgr(), PixelType::U8x3)
-            .map_err(|error| error.to_string())?;
-        let cropped = CroppedImage::new(&frame, crop.left, crop.top, crop.width_px, crop.height_px)
-            .map_err(|error| error.to_string())?;
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-        self.resizer.resize(&cropped, &mut self.scaled, &options).map_err(|error| error.to_string())
     }
 
     fn halved(&mut self, image: &Image, crop: Crop, mut each: impl FnMut(usize, &[u8])) {
@@ -150,7 +129,7 @@ impl Sampler {
     }
 }
 
-fn source_row(image: &Image, crop: Crop, y: usize) -> &[u8] {
+pub(super) fn source_row(image: &Image, crop: Crop, y: usize) -> &[u8] {
     let stride = image.width_px() as usize * 3;
     let start = (crop.top as usize + y) * stride + crop.left as usize * 3;
     &image.bgr()[start..start + crop.width_px as usize * 3]
@@ -197,7 +176,7 @@ fn blend(first: &[i32], second: &[i32], [a, b]: [i32; 2], line: &mut [u8]) {
 }
 
 /// A weighted mean of octets is an octet.
-fn octet(value: i32) -> u8 {
+pub(super) fn octet(value: i32) -> u8 {
     u8::try_from(value.clamp(0, 255)).unwrap_or(u8::MAX)
 }
 
@@ -207,7 +186,7 @@ mod tests {
 
     fn sampled(image: &Image, crop: Crop, size: (u32, u32)) -> Vec<u8> {
         let mut out = Vec::new();
-        Sampler::new(Resample::Linear).rows(image, crop, size, |_, row| out.extend_from_slice(row)).unwrap();
+        Sampler::new(Resample::Linear).rows(image, crop, size, |_, row| out.extend_from_slice(row));
         out
     }
 

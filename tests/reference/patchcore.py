@@ -67,14 +67,9 @@ class Wyrand:
         return radius * np.cos(np.float32(2 * math.pi) * self.unit())
 
 
-def triangle(picture, size, pillow=False):
-    """A filter as wide as the reduction, as Pillow's BILINEAR has it, in octets.
-
-    Loupe's resizer goes down the columns first, with weights of at most 15 bits; Pillow before 13 along the rows first, with
-    22 bits. They differ by one level in up to a sixth of the octets.
-    """
-    passes = [(0, size[1]), (1, size[0])]
-    for axis, target in passes[::-1] if pillow else passes:
+def triangle(picture, size):
+    """Pillow's BILINEAR in octets, as it was until version 12: along the rows first, a filter as wide as the reduction."""
+    for axis, target in [(1, size[0]), (0, size[1])]:
         source = picture.shape[axis]
         if source == target:
             continue
@@ -83,22 +78,20 @@ def triangle(picture, size, pillow=False):
         for index in range(target):
             taps = np.maximum(0.0, 1.0 - np.abs(np.arange(source) + 0.5 - (index + 0.5) * scale) / max(scale, 1.0))
             weights[index] = taps / taps.sum()
-        bits = 22 if pillow else next((b for b in range(22) if math.floor(weights.max() * 2 ** (b + 1) + 0.5) >= 1 << 15), 21)
-        weights = np.floor(weights * 2 ** bits + 0.5).astype(np.int64)
-        out = (np.tensordot(weights, np.moveaxis(picture.astype(np.int64), axis, 0), 1) + (1 << bits - 1)) >> bits
+        weights = np.floor(weights * 2 ** 22 + 0.5).astype(np.int64)
+        out = (np.tensordot(weights, np.moveaxis(picture.astype(np.int64), axis, 0), 1) + (1 << 21)) >> 22
         picture = np.moveaxis(np.clip(out, 0, 255).astype(np.uint8), 0, axis)
     return picture
 
 
 class Backbone:
-    def __init__(self, pillow=False):
-        self.pillow = pillow
+    def __init__(self):
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])
 
     def tensor(self, bgr, size):
-        rgb = triangle(bgr, size, self.pillow)[..., ::-1].astype(np.float32) * np.float32(1 / 255)
+        rgb = triangle(bgr, size)[..., ::-1].astype(np.float32) * np.float32(1 / 255)
         return np.ascontiguousarray(((rgb - MEAN) / STD).transpose(2, 0, 1)[None])
 
     def maps(self, bgr, size):
@@ -240,7 +233,7 @@ def auroc(good, bad):
 def split(args):
     import cv2
     lists = json.load(open(args.split))
-    backbone, size = Backbone(args.pillow), (224, 224)
+    backbone, size = Backbone(), (224, 224)
     read = lambda file: cv2.imread(os.path.join(args.root, file))
     all_patches = [patches(backbone.maps(read(file), size))[0] for file in lists["train"]]
     train, chosen = bank_of(all_patches, args.coreset, 0)
@@ -288,7 +281,6 @@ def main():
     command.add_argument("--root", required=True)
     command.add_argument("--coreset", type=float, default=0.1)
     command.add_argument("--loupe", help="the program, to compare scores with")
-    command.add_argument("--pillow", action="store_true", help="scale pictures exactly as Pillow does, not as Loupe")
     command.add_argument("--recipe", default="", help="lines for the [anomaly] table of Loupe's recipe")
     command.set_defaults(run=split)
     args = parser.parse_args()
