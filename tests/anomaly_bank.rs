@@ -5,6 +5,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use loupe::anomaly::Bank;
 use loupe::capture;
 use loupe::types::Image;
 use support::{Assets, fail_with, inspect, loupe, plate_recipe, root, samples, succeed, text};
@@ -165,6 +166,24 @@ fn thresholds_keep_their_rate_or_say_how_many_pictures_are_missing() {
     let on = &best["fitted_on"];
     assert_eq!((&on["good"], &on["bad_found"]), (&16.into(), &on["bad"]), "{on}");
     assert_eq!(on["good_rejected"], 0, "{on}");
+}
+
+#[test]
+fn a_copy_of_a_picture_is_named_and_changes_no_bank() {
+    let folder = TempDir::new().unwrap();
+    let few = few_good(folder.path(), 0, 4);
+    let build = |out: &str| succeed(bank("build").arg("--images").arg(&few).arg("--out").arg(folder.path().join(out)));
+    build("plain");
+    std::fs::copy(few.join("001.jpg"), few.join("001 (copy).jpg")).unwrap();
+    write_png(&few.join("zzz.png"), &capture::read_image(&few.join("003.jpg")).unwrap());
+    let said = text(&build("copied").stderr);
+    assert!(said.contains("001.jpg: the same picture as") && said.contains("zzz.png: the same picture as"), "{said}");
+    let learnt = |out: &str| {
+        let bank = Bank::open(&folder.path().join(out)).unwrap();
+        let group = bank.manifest().groups[0].clone();
+        (bank.manifest().train_count, bank.len(), group.image_threshold_raw, group.pixel_threshold_raw)
+    };
+    assert_eq!(learnt("copied"), learnt("plain"));
 }
 
 #[test]

@@ -115,6 +115,10 @@ fn a_session_of_trays_counts_books_once_and_reaches_postgres_once() {
         by: "kim".to_owned(),
         reason: "broken".to_owned(),
     };
+    let KitOrder::Adjust { part_number, by, reason, .. } = adjust.clone() else { unreachable!() };
+    let refused =
+        ledger.kit(KitOrder::Adjust { part_number, color_id: None, delta: -3, by, reason }).unwrap_err().to_string();
+    assert!(refused.contains("3 of `3001` in colour any cannot have gone: 2 are in stock"), "{refused}");
     assert_eq!(ledger.kit(adjust).unwrap()["quantity"], 1);
     let stock: Vec<(String, i64)> = reader.stock().unwrap().into_iter().map(|s| (s.part_number, s.quantity)).collect();
     assert_eq!(stock, [("3001".to_owned(), 1), ("3003".to_owned(), 1)]);

@@ -194,6 +194,16 @@ fn the_bundled_embedder_says_where_its_parts_lie_and_other_directions_are_refuse
     // A brick and a plate are alike from above: 348 of 396. Directions of another embedder would be right in one of six.
     assert!(own * 5 >= answers.len() * 4, "{own} of {} catalogue views lie nearest their own part", answers.len());
 
+    let mut elsewhere = loupe();
+    elsewhere
+        .args(["index", "evaluate", "--queries"])
+        .arg(samples.join("queries.csv"))
+        .arg("--root")
+        .arg(folder.path());
+    elsewhere.arg("--index").arg(folder.path().join("index")).arg("--model").arg(&model);
+    let said = fail_with(&mut elsewhere, 1);
+    assert!(said.contains("none of its 48 pictures is there (line 2") && said.lines().count() < 5, "{said}");
+
     // Pictures of another form would be compared with these for ever, and nothing would say so.
     let manifest = fs::read_to_string(model.join("manifest.toml")).unwrap();
     fs::write(model.join("manifest.toml"), manifest.replace("color = \"rgb\"", "color = \"bgr\"")).unwrap();

@@ -1,5 +1,6 @@
 //! `loupe bank`: build memory banks of good surfaces and measure how well they find defects.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use super::bank_view::{ViewArgs, rule_in_words, threshold_rule, view_in_words};
 use crate::anomaly::{Bank, BankBuilder, BankOptions, PatchCore, Picture, PictureNote, outliers};
 use crate::capture;
 use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
-use crate::types::Image;
+use crate::types::{Digest, Image};
 
 /// Width of the small copies of learnt pictures, pixels.
 const THUMBNAIL_WIDTH_PX: u32 = 320;
@@ -212,9 +213,8 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
 
 fn learn(mut builder: BankBuilder, pictures: &[PathBuf], out: &Path) -> anyhow::Result<Bank> {
     let progress = progress_bar(pictures.len(), "learning");
-    for path in pictures {
-        learn_one(&mut builder, path)?;
-        progress.inc(1);
+    for (copy, first) in learn_each(&mut builder, pictures, &progress)? {
+        progress.suspend(|| eprintln!("left out   {}: the same picture as {}", copy.display(), first.display()));
     }
     progress.set_message("choosing the coreset");
     progress.set_position(0);
@@ -226,12 +226,29 @@ fn learn(mut builder: BankBuilder, pictures: &[PathBuf], out: &Path) -> anyhow::
     Ok(bank)
 }
 
+/// Learn from every picture once. Copies are left out, and returned with the picture that they are copies of: scored by a
+/// bank that knows its copy, a picture looks as if nothing good could ever differ.
+///
 /// # Errors
-/// When the picture cannot be read or learnt.
-pub fn learn_one(builder: &mut BankBuilder, path: &Path) -> anyhow::Result<()> {
-    let image = capture::read_image(path)?;
-    let note = note_of(path, &image)?;
-    builder.add_noted(&image, note).with_context(|| format!("cannot learn `{}`", path.display()))
+/// When a picture cannot be read or learnt.
+pub fn learn_each<'p>(
+    builder: &mut BankBuilder,
+    pictures: &'p [PathBuf],
+    progress: &ProgressBar,
+) -> anyhow::Result<Vec<(&'p Path, &'p Path)>> {
+    let (mut seen, mut copies) = (HashMap::new(), Vec::new());
+    for path in pictures {
+        let image = capture::read_image(path)?;
+        let first = *seen.entry((image.width_px(), Digest::of(image.bgr()))).or_insert(path);
+        if std::ptr::eq(first, path) {
+            let note = note_of(path, &image)?;
+            builder.add_noted(&image, note).with_context(|| format!("cannot learn `{}`", path.display()))?;
+        } else {
+            copies.push((path.as_path(), first.as_path()));
+        }
+        progress.inc(1);
+    }
+    Ok(copies)
 }
 
 fn note_of(path: &Path, image: &Image) -> anyhow::Result<PictureNote> {

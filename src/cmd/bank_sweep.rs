@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::bank::{PictureArgs, learn_one, open_model, open_scorer, progress_bar};
+use super::bank::{PictureArgs, learn_each, open_model, open_scorer, progress_bar};
 use super::bank_evaluate::{Tally, number};
 use super::bank_split::{Label, LabelledPicture, Split, check_kinds};
 use super::bank_view::{ViewArgs, motion, view_in_words};
@@ -139,10 +139,7 @@ fn try_one(
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<Row>> {
     let mut builder = BankBuilder::new(open_model(&args.models, model)?, options.clone())?;
-    for path in &material.learnt {
-        learn_one(&mut builder, path)?;
-        progress.inc(1);
-    }
+    learn_each(&mut builder, &material.learnt, progress)?;
     let mut rows = Vec::new();
     for (number, &coreset) in args.coreset.iter().enumerate() {
         let out = folder.join(number.to_string());

@@ -514,6 +514,15 @@ fn embed_all(
     input_px: u32,
     csv: &Path,
 ) -> anyhow::Result<Looks> {
+    // A wrong folder is one fault, not one a row.
+    if let Some((line, first)) = sources.first().filter(|_| sources.iter().all(|(_, path)| !path.exists())) {
+        let fault = format!(
+            "none of its {} pictures is there (line {line}: `{}`); --root names the folder that its paths start from",
+            sources.len(),
+            first.display()
+        );
+        return Err(CatalogueError { path: csv.to_owned(), faults: vec![fault] }.into());
+    }
     let progress = ProgressBar::with_draw_target(Some(sources.len() as u64), ProgressDrawTarget::stderr());
     progress.set_style(ProgressStyle::with_template("embedding {bar:40} {pos}/{len} {eta}")?);
     let [width_px, height_px] = model.manifest().input().size_px;

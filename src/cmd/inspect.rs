@@ -163,7 +163,13 @@ struct Totals {
 
 fn kit_called(state: &std::path::Path, code: &str) -> anyhow::Result<Kit> {
     let kit = LedgerReader::open(state)?.kit(code)?;
-    kit.with_context(|| format!("kit `{code}` is not in the catalogue of {}; see `loupe kit import`", state.display()))
+    kit.with_context(|| {
+        let state = state.display();
+        format!(
+            "kit `{code}` is not in the catalogue of {state}, where this command keeps what it inspects; \
+             `loupe catalog import` and `loupe kit import` with --state {state} put it there"
+        )
+    })
 }
 
 /// The inspection's object with its count beside it.

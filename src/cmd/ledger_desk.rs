@@ -22,15 +22,47 @@ use crate::types::{AccessPolicy, KitOrder, LowStock};
 /// Sessions shown on the dashboard.
 const SESSIONS_SHOWN_MAX: usize = 20;
 
-/// Which ledger.
+/// Which state folder.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Place {
+pub struct StateFolder {
     /// The state folder; default: that of the configuration.
     #[arg(long, value_name = "DIR")]
-    pub state: Option<PathBuf>,
+    state: Option<PathBuf>,
     /// The daemon's configuration, where --state is not given.
     #[arg(long, value_name = "FILE", default_value = "/etc/loupe/loupe.toml", conflicts_with = "state")]
-    pub config: PathBuf,
+    config: PathBuf,
+}
+
+impl StateFolder {
+    /// # Errors
+    /// When the configuration that should name it is wrong.
+    pub fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.state {
+            Some(state) => Ok(state.clone()),
+            None => Ok(self.config()?.storage.state_dir),
+        }
+    }
+
+    /// Whether the folder was named, so that no configuration belongs to it.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// The daemon's configuration.
+    ///
+    /// # Errors
+    /// When it is wrong or missing.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        Config::load(&self.config).map_err(|error| Failure::config(error.into()).into())
+    }
+}
+
+/// Which ledger, and how to answer.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Place {
+    #[command(flatten)]
+    pub folder: StateFolder,
     /// Print one JSON document instead of text.
     #[arg(long)]
     pub json: bool,
@@ -42,10 +74,7 @@ impl Place {
     /// # Errors
     /// When the configuration that should name it is wrong.
     pub fn state_dir(&self) -> anyhow::Result<PathBuf> {
-        match &self.state {
-            Some(state) => Ok(state.clone()),
-            None => Ok(Config::load(&self.config).map_err(|error| Failure::config(error.into()))?.storage.state_dir),
-        }
+        self.folder.path()
     }
 
     /// The ledger for reading.

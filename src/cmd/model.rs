@@ -13,8 +13,8 @@ use crate::anomaly::Bank;
 use crate::capture;
 use crate::config::{Config, LocateStage, Recipe, StationRecipe, SurfaceSource};
 use crate::inference::{
-    GOLDEN_FOLDER, Golden, GoldenReport, InferenceError, ModelManifest, OPEN_SIDE_PX, ProbeReport, ProviderChoice,
-    ProviderPlan, Runtime, probe,
+    GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, InferenceError, ModelManifest, OPEN_SIDE_PX, ProbeReport,
+    ProviderChoice, ProviderPlan, Runtime, probe,
 };
 use crate::types::{Digest, Image, Provider};
 
@@ -393,6 +393,12 @@ fn run_golden(args: &GoldenArgs) -> anyhow::Result<()> {
         println!("{}", json!({ "golden": path, "images": pictures.len(), "size_px": size_px }));
     } else {
         println!("recorded {} pictures at {}x{} in {}", pictures.len(), size_px[0], size_px[1], path.display());
+    }
+    for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != GOLDEN_FILE && !pictures.iter().any(|(used, ..)| *used == name) {
+            eprintln!("{} belongs to no golden any more and can be removed", folder.join(name).display());
+        }
     }
     Ok(())
 }

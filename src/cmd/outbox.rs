@@ -1,13 +1,12 @@
 //! `loupe outbox`: what of the ledger the central side does not have yet.
 
-use std::path::PathBuf;
-
 use clap::{Args as ClapArgs, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use uuid::Uuid;
 
 use super::Failure;
 use super::db::DsnArgs;
+use super::ledger_desk::{Place, StateFolder};
 use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerReader, OutboxStatus, Proof};
 use crate::uplink::{Comparison, Secret, UplinkConfig, UplinkError, compare, drain};
@@ -22,7 +21,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say how much was committed and delivered, and what waits. The daemon may be running.
-    Status(StateArgs),
+    Status(Place),
     /// Prove that nothing is lost: totals, every waiting unit, every stored picture; with --dsn also every delivered row
     /// that is still here against the centre's. Ends with 1 and a list otherwise.
     Verify(VerifyArgs),
@@ -40,19 +39,9 @@ enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-struct StateArgs {
-    /// State folder of the device.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
-    state: PathBuf,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, ClapArgs)]
 struct VerifyArgs {
     #[command(flatten)]
-    state: StateArgs,
+    place: Place,
     /// Also compare with the central database: a login that may read, as `postgresql://user:password@host:port/database`
     /// (a member of loupe_ops or loupe_owner; a device's own login may not).
     #[arg(long, value_name = "URL", value_parser = super::db::parse_secret)]
@@ -61,9 +50,8 @@ struct VerifyArgs {
 
 #[derive(Debug, ClapArgs)]
 struct DrainArgs {
-    /// State folder of the device.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
-    state: PathBuf,
+    #[command(flatten)]
+    folder: StateFolder,
     #[command(flatten)]
     database: DsnArgs,
     /// Id of the site; needed where the login is not bound to one.
@@ -88,11 +76,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn status(args: &StateArgs) -> anyhow::Result<()> {
-    let status = LedgerReader::open(&args.state)?.outbox_status()?;
+fn status(place: &Place) -> anyhow::Result<()> {
+    let status = place.reader()?.outbox_status()?;
     let now = Clock::system().now();
     let oldest_age_s = status.oldest_at.map(|at| now.ms_since(at) / 1_000.0);
-    if args.json {
+    if place.json {
         let mut document = serde_json::to_value(&status)?;
         document["oldest_age_s"] = oldest_age_s.into();
         println!("{}", serde_json::to_string_pretty(&document)?);
@@ -127,7 +115,7 @@ fn print_status(status: &OutboxStatus, oldest_age_s: Option<f64>) {
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
-    let state = &args.state.state;
+    let state = &args.place.state_dir()?;
     let reader = LedgerReader::open(state)?;
     let bar = progress_bar("pictures", 0);
     let proof = reader.verify(|done, total| {
@@ -144,7 +132,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
             Some(comparison?)
         }
     };
-    if args.state.json {
+    if args.place.json {
         let mut document = serde_json::to_value(&proof)?;
         document["holds"] = (proof.holds() && comparison.as_ref().is_none_or(Comparison::holds)).into();
         document["centre"] = serde_json::to_value(&comparison)?;
@@ -191,8 +179,9 @@ fn print_proof(proof: &Proof) {
 fn drain_outbox(args: &DrainArgs) -> anyhow::Result<()> {
     let config = UplinkConfig { dsn: args.database.secret()?, site_id: args.site_id };
     // Opening for writing would make a ledger; a mistyped folder must not.
-    drop(LedgerReader::open(&args.state)?);
-    let ledger = Ledger::open(&args.state, Clock::system())?;
+    let state = args.folder.path()?;
+    drop(LedgerReader::open(&state)?);
+    let ledger = Ledger::open(&state, Clock::system())?;
     if args.retry_parked {
         ledger.unpark()?;
     }

@@ -6,9 +6,10 @@ use clap::Args as ClapArgs;
 use uuid::Uuid;
 
 use super::db::DsnArgs;
+use super::ledger_desk::Place;
 use super::outbox::progress_bar;
 use crate::clock::Clock;
-use crate::ledger::{Exported, Ledger, LedgerReader};
+use crate::ledger::{Exported, Ledger};
 use crate::uplink::{Pushed, push};
 
 #[derive(Debug, ClapArgs)]
@@ -16,12 +17,8 @@ pub(super) struct ExportArgs {
     /// File to write; must not be there.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// State folder of the device.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
-    state: PathBuf,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -44,24 +41,20 @@ pub(super) struct SettleArgs {
     /// What `loupe outbox push` wrote.
     #[arg(value_name = "RECEIPT")]
     receipt: PathBuf,
-    /// State folder of the device.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
-    state: PathBuf,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// # Errors
 /// When the ledger cannot be read or the file not be written.
 pub(super) fn run_export(args: &ExportArgs) -> anyhow::Result<()> {
     let bar = progress_bar("units", 0);
-    let exported = LedgerReader::open(&args.state)?.export(&args.file, Clock::system().now(), |done, total| {
+    let exported = args.place.reader()?.export(&args.file, Clock::system().now(), |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    if args.json {
+    if args.place.json {
         println!("{}", serde_json::to_string_pretty(&exported)?);
     } else {
         print_exported(&exported);
@@ -125,12 +118,12 @@ fn receipt_of(file: &Path) -> PathBuf {
 /// When the receipt is damaged or another device's, or the daemon is running.
 pub(super) fn run_settle(args: &SettleArgs) -> anyhow::Result<()> {
     // Opening for writing would make a ledger; a mistyped folder must not.
-    drop(LedgerReader::open(&args.state)?);
-    let ledger = Ledger::open(&args.state, Clock::system())?;
+    drop(args.place.reader()?);
+    let ledger = Ledger::open(&args.place.state_dir()?, Clock::system())?;
     let settled = ledger.settle(&args.receipt);
     ledger.close()?;
     let settled = settled?;
-    if args.json {
+    if args.place.json {
         println!("{}", serde_json::to_string_pretty(&settled)?);
     } else {
         println!("settled {} units, {} were delivered already", settled.settled, settled.gone);

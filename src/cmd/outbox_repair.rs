@@ -1,30 +1,26 @@
 //! `loupe outbox repair`: the outbox as it should be, with every change said.
 
-use std::path::PathBuf;
-
 use clap::Args as ClapArgs;
 
+use super::ledger_desk::Place;
 use crate::clock::Clock;
 use crate::ledger::{Listed, Repair, repair};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct RepairArgs {
-    /// State folder of the device.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
-    state: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Say what would be done, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Print one JSON document instead of text.
-    #[arg(long)]
-    json: bool,
 }
 
 /// # Errors
 /// When the daemon runs, or the ledger is damaged or missing.
 pub(super) fn run(args: &RepairArgs) -> anyhow::Result<()> {
-    let done = repair(&args.state, &Clock::system(), args.dry_run)?;
-    if args.json {
+    let state = args.place.state_dir()?;
+    let done = repair(&state, &Clock::system(), args.dry_run)?;
+    if args.place.json {
         let mut document = serde_json::to_value(&done)?;
         document["dry_run"] = args.dry_run.into();
         println!("{}", serde_json::to_string_pretty(&document)?);
@@ -38,7 +34,7 @@ pub(super) fn run(args: &RepairArgs) -> anyhow::Result<()> {
     if args.dry_run {
         println!("nothing was changed: --dry-run");
     } else {
-        println!("prove it by `loupe outbox verify --state {}`", args.state.display());
+        println!("prove it by `loupe outbox verify --state {}`", state.display());
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use uuid::Uuid;
 
 use super::db::DsnArgs;
-use super::ledger_desk::Place;
+use super::ledger_desk::{Place, StateFolder};
 use crate::clock::Clock;
 use crate::ledger::{Ledger, LedgerError, LedgerReader, Provisioning, StationRecipe};
 use crate::types::Digest;
@@ -31,9 +31,8 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct PullArgs {
-    /// State folder of the device; made where there is none.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/loupe")]
-    state: std::path::PathBuf,
+    #[command(flatten)]
+    folder: StateFolder,
     #[command(flatten)]
     database: DsnArgs,
     /// Id of the site; needed where the login is not bound to one.
@@ -54,7 +53,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn fetch(args: &PullArgs) -> anyhow::Result<()> {
     let config = UplinkConfig { dsn: args.database.secret()?, site_id: args.site_id };
-    let ledger = Ledger::open(&args.state, Clock::system()).map_err(|error| match error {
+    let ledger = Ledger::open(&args.folder.path()?, Clock::system()).map_err(|error| match error {
         locked @ LedgerError::Locked { .. } => {
             anyhow!(locked).context("the daemon fetches by itself; see `loupe provisioning status`")
         }

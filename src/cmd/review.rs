@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Failure;
+use super::ledger_desk::StateFolder;
 use crate::clock::Clock;
-use crate::config::{Config, Recipe, StationRecipe};
+use crate::config::{Recipe, StationRecipe};
 use crate::dashboard::{ReviewCall, ReviewFn, ReviewRefusal};
 use crate::inference::Runtime;
 use crate::ledger::{Ledger, LedgerError, LedgerReader, database_path};
@@ -116,12 +117,8 @@ struct ListArgs {
 /// Which ledger.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// The state folder; default: that of the configuration.
-    #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
-    /// The daemon's configuration, where --state is not given.
-    #[arg(long, value_name = "FILE", default_value = "/etc/loupe/loupe.toml", conflicts_with = "state")]
-    config: PathBuf,
+    #[command(flatten)]
+    folder: StateFolder,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -136,10 +133,10 @@ struct Site {
 
 impl Place {
     fn site(&self) -> anyhow::Result<Site> {
-        if let Some(state_dir) = &self.state {
-            return Ok(Site { state_dir: state_dir.clone(), recipes: Vec::new(), onnxruntime: None });
+        if self.folder.is_named() {
+            return Ok(Site { state_dir: self.folder.path()?, recipes: Vec::new(), onnxruntime: None });
         }
-        let config = Config::load(&self.config).map_err(|error| Failure::config(error.into()))?;
+        let config = self.folder.config()?;
         let mut recipes = Vec::with_capacity(config.stations.len());
         for station in config.stations {
             let recipe = match station.recipe {

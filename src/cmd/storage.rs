@@ -10,11 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Failure;
 use super::ledger_desk::{Place, Writer, in_words, open};
 use super::review::post;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::dashboard::{GoneFn, HoldFn, ReviewRefusal};
 use crate::ledger::{Amount, Class, GoneReason, Ledger, LedgerReader, Planned, Scrub, StorageStatus, Sweep, Swept};
 use crate::types::{DiskLevel, HoldOrder, HoldScope, InspectionId, LegalHold, StoragePolicy, Timestamp};
@@ -126,10 +124,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// The policy of the configuration; where --state is given, that of the defaults.
 fn policy(place: &Place) -> anyhow::Result<StoragePolicy> {
-    if place.state.is_some() {
+    if place.folder.is_named() {
         return Ok(StoragePolicy::default());
     }
-    Ok(Config::load(&place.config).map_err(|error| Failure::config(error.into()))?.storage.policy)
+    Ok(place.folder.config()?.storage.policy)
 }
 
 fn look(place: &Place) -> anyhow::Result<StorageStatus> {

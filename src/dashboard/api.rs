@@ -44,7 +44,9 @@ impl IntoResponse for ApiError {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
+    station: Option<String>,
     limit: Option<String>,
 }
 
@@ -54,19 +56,28 @@ struct List<'a> {
     inspections: Vec<InspectionView<'a>>,
 }
 
-/// `GET /api/v1/inspections?limit=` → `{"inspections": [...]}`, newest first.
+/// `GET /api/v1/inspections?limit=&station=` → `{"inspections": [...]}`, newest first: of the recent ones.
 pub(super) async fn inspections(
     State(shared): State<Shared>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    const BAD_QUERY: ApiError =
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_query", "what can be asked for is limit and station, each once");
     const BAD_LIMIT: ApiError =
         ApiError::new(StatusCode::BAD_REQUEST, "bad_limit", "limit must be a whole number from 1 to 100");
-    let Query(query) = query.map_err(|_| BAD_LIMIT)?;
+    const UNKNOWN_STATION: ApiError =
+        ApiError::new(StatusCode::NOT_FOUND, "unknown_station", "no station has this name; the status lists them");
+    let Query(query) = query.map_err(|_| BAD_QUERY)?;
     let limit = match query.limit {
         None => LIST_DEFAULT,
         Some(text) => text.parse().ok().filter(|&n| n > 0).ok_or(BAD_LIMIT)?,
     };
-    let recent = shared.feed.recent(limit.min(limits::DASHBOARD_RECENT_MAX));
+    if let Some(station) = &query.station
+        && !shared.state.stations.iter().any(|info| info.name == *station)
+    {
+        return Err(UNKNOWN_STATION);
+    }
+    let recent = shared.feed.recent(limit.min(limits::DASHBOARD_RECENT_MAX), query.station.as_deref());
     let views: Vec<_> = recent.iter().map(|inspection| InspectionView::new(inspection)).collect();
     Ok(fresh(Json(List { inspections: views })))
 }

@@ -46,11 +46,12 @@ impl Feed {
         self.0.sender.send(inspection).map(drop).unwrap_or_default();
     }
 
-    /// At most `limit` inspections, newest first.
+    /// At most `limit` inspections, of `station` where one is named; newest first.
     #[must_use]
-    pub fn recent(&self, limit: usize) -> Vec<Arc<Inspection>> {
+    pub fn recent(&self, limit: usize, station: Option<&str>) -> Vec<Arc<Inspection>> {
         let recent = self.0.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().rev().take(limit).cloned().collect()
+        let of_station = |inspection: &&Arc<Inspection>| station.is_none_or(|name| inspection.station == name);
+        recent.iter().rev().filter(of_station).take(limit).cloned().collect()
     }
 
     /// One of the recent inspections.

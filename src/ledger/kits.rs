@@ -345,6 +345,14 @@ fn adjust(
     }
     let booking = Booking { part, color_id, delta, session: None, author: by, note: Some(reason) };
     let (id, quantity) = book(connection, &booking, now)?;
+    // The refusal takes the booking back with its transaction.
+    if delta < 0 && quantity < 0 {
+        let (gone, there) = (delta.unsigned_abs(), quantity - delta);
+        let color = color_id.map_or_else(|| "any".to_owned(), |color| color.to_string());
+        return Err(refused(format!(
+            "{gone} of `{part}` in colour {color} cannot have gone: {there} are in stock; book first what came uncounted"
+        )));
+    }
     failpoint::hit("ledger.stock.booked");
     enqueue(connection, "stock_ledger", now, id, 1, now)?;
     let low = low_stock(connection)?;

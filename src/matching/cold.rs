@@ -20,14 +20,11 @@ impl PartIndex {
         let parts = ids.parts();
         let batch: Vec<f32> = which.iter().flat_map(|&at| &queries[at * dim..(at + 1) * dim]).copied().collect();
         lists.scan(self.generation.l2(), &batch, nprobe, |query, first, similarities| {
-            let top = &mut tops[which[query]];
-            for (row, &similarity) in (first..).zip(similarities) {
-                if top.wants(similarity) {
-                    let template = u32::try_from(row).unwrap_or(u32::MAX);
-                    let tier = if ids.is_hot(template) { Tier::L1 } else { Tier::L2 };
-                    top.push(Candidate { template, part: parts[row], similarity, tier });
-                }
-            }
+            tops[which[query]].offer(similarities, |at, similarity| {
+                let template = u32::try_from(first + at).unwrap_or(u32::MAX);
+                let tier = if ids.is_hot(template) { Tier::L1 } else { Tier::L2 };
+                Some(Candidate { template, part: parts[first + at], similarity, tier })
+            });
         });
     }
 }

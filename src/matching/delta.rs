@@ -169,13 +169,10 @@ impl<'a> DeltaView<'a> {
         let Some(delta) = self.delta else { return };
         let similarities = kernel::similarities(queries, &delta.vectors, dim);
         for (row, top) in similarities.chunks_exact(delta.len()).zip(tops) {
-            for (at, (&similarity, part)) in row.iter().zip(&self.parts).enumerate() {
-                let Some(part) = *part else { continue };
-                if top.wants(similarity) {
-                    let template = u32::try_from(self.ids_len + at).unwrap_or(u32::MAX);
-                    top.push(Candidate { template, part, similarity, tier: Tier::Delta });
-                }
-            }
+            top.offer(row, |at, similarity| {
+                let template = u32::try_from(self.ids_len + at).unwrap_or(u32::MAX);
+                self.parts[at].map(|part| Candidate { template, part, similarity, tier: Tier::Delta })
+            });
         }
     }
 

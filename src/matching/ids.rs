@@ -221,10 +221,16 @@ impl TemplateIds {
     #[must_use]
     pub fn get(&self, row: u32) -> Option<(TemplateRef<'_>, u32)> {
         let part = *self.parts().get(row as usize)?;
-        let color = *self.column(1).get(row as usize)?;
         let view = *self.column(2).get(row as usize)?;
-        let color_id = if color == NO_COLOR { None } else { Some(self.name(1, color)?) };
+        let color_id = self.color_id(row);
         Some((TemplateRef { part_id: self.name(0, part)?, color_id, view: self.name(2, view)? }, part))
+    }
+
+    /// The colour that the template in `row` shows, where it has one.
+    #[must_use]
+    pub fn color_id(&self, row: u32) -> Option<&str> {
+        let color = *self.column(1).get(row as usize)?;
+        if color == NO_COLOR { None } else { self.name(1, color) }
     }
 
     /// Number of a part; `None` when it has no template here.

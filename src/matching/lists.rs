@@ -146,18 +146,21 @@ impl Lists {
         let to_centroids = kernel::similarities(queries, self.centroids(), self.dim);
         let nprobe = nprobe.clamp(1, self.count);
         let mut visits = Vec::with_capacity(nprobe * (queries.len() / self.dim));
-        let mut order: Vec<u32> = Vec::with_capacity(self.count);
+        let mut nearest: Vec<(f32, u32)> = Vec::with_capacity(nprobe + 1);
         for (query, row) in (0_u32..).zip(to_centroids.chunks_exact(self.count)) {
-            order.clear();
-            order.extend(0..u32::try_from(self.count).unwrap_or(u32::MAX));
-            // Of equally near lists the earlier, so that the answer does not depend on the sort.
-            let nearer = |a: &u32, b: &u32| row[*b as usize].total_cmp(&row[*a as usize]).then(a.cmp(b));
-            if nprobe < order.len() {
-                order.select_nth_unstable_by(nprobe - 1, nearer);
-                order.truncate(nprobe);
+            nearest.clear();
+            let mut least = f32::NEG_INFINITY;
+            for (list, &similarity) in (0_u32..).zip(row) {
+                // Of equally near lists the earlier.
+                if nearest.len() == nprobe && similarity <= least {
+                    continue;
+                }
+                let at = nearest.partition_point(|kept| kept.0 >= similarity);
+                nearest.insert(at, (similarity, list));
+                nearest.truncate(nprobe);
+                least = nearest[nearest.len() - 1].0;
             }
-            order.sort_unstable_by(nearer);
-            visits.extend(order.iter().map(|&list| (list, query)));
+            visits.extend(nearest.iter().map(|&(_, list)| (list, query)));
         }
         visits
     }

@@ -12,6 +12,8 @@ use crate::types::{MatchEvidence, RankedPart, Tier};
 pub const TOP_PARTS: usize = 5;
 /// Parts kept while searching, so that other evidence than similarity can lift one.
 pub const CANDIDATES: usize = 16;
+/// No part has this number.
+const NO_PART: u32 = u32::MAX;
 /// Margin where there is no other part at all: the widest that two cosines can be apart.
 pub const MARGIN_MAX: f32 = 2.0;
 
@@ -55,30 +57,62 @@ impl Candidate {
 }
 
 /// The best template of each of the best parts so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct TopParts {
     /// Best first, one a part, at most [`CANDIDATES`].
     best: Vec<Candidate>,
+    /// The parts of these, then [`NO_PART`]: side by side, so that a part is looked for among all in a few instructions.
+    /// Of a big catalogue's lists most templates are of a part that is kept already.
+    parts: [u32; CANDIDATES],
+}
+
+impl Default for TopParts {
+    fn default() -> Self {
+        Self { best: Vec::with_capacity(CANDIDATES), parts: [NO_PART; CANDIDATES] }
+    }
 }
 
 impl TopParts {
-    /// Whether a template of this similarity could change the answer.
-    #[must_use]
-    pub fn wants(&self, similarity: f32) -> bool {
-        self.best.len() < CANDIDATES || self.best.last().is_some_and(|worst| similarity >= worst.similarity)
+    /// Count in what could change the answer of a row of `similarities`; `candidate(position)` makes it, where there is one.
+    pub(super) fn offer(&mut self, similarities: &[f32], candidate: impl Fn(usize, f32) -> Option<Candidate>) {
+        let mut least = self.least();
+        for (at, &similarity) in similarities.iter().enumerate() {
+            if similarity >= least
+                && let Some(candidate) = candidate(at, similarity)
+            {
+                self.push(candidate);
+                least = self.least();
+            }
+        }
+    }
+
+    fn place_of(&self, part: u32) -> Option<usize> {
+        // A byte a place: without a branch for each, which no processor could foresee.
+        let is_here: [u8; CANDIDATES] = std::array::from_fn(|at| u8::from(self.parts[at] == part));
+        let place = u128::from_le_bytes(is_here).trailing_zeros() as usize / 8;
+        (place < self.best.len()).then_some(place)
+    }
+
+    /// Templates less similar than this change nothing.
+    fn least(&self) -> f32 {
+        self.best.get(CANDIDATES - 1).map_or(f32::NEG_INFINITY, |worst| worst.similarity)
     }
 
     /// Count a template in. Templates may come twice and in any order.
     pub fn push(&mut self, candidate: Candidate) {
-        if let Some(at) = self.best.iter().position(|kept| kept.part == candidate.part) {
-            if !candidate.beats(&self.best[at]) {
-                return;
-            }
-            self.best.remove(at);
+        // It takes the place of its part's template before, a free one, or the last; then those that it beats step back.
+        let mut at = self.place_of(candidate.part).unwrap_or(self.best.len().min(CANDIDATES - 1));
+        match self.best.get_mut(at) {
+            Some(replaced) if !candidate.beats(replaced) => return,
+            Some(replaced) => *replaced = candidate,
+            None => self.best.push(candidate),
         }
-        let at = self.best.partition_point(|kept| kept.beats(&candidate));
-        self.best.insert(at, candidate);
-        self.best.truncate(CANDIDATES);
+        self.parts[at] = candidate.part;
+        while at > 0 && candidate.beats(&self.best[at - 1]) {
+            self.best.swap(at, at - 1);
+            self.parts.swap(at, at - 1);
+            at -= 1;
+        }
     }
 
     /// Best first, one a part.
@@ -183,11 +217,11 @@ impl Names<'_> {
                 shape: None,
             });
         }
-        let (template, _) = self.ids.get(candidate.template)?;
+        // Not all of the template: each name is a few steps through memory that nothing else has touched.
         Some(RankedPart {
             template: u64::from(candidate.template),
-            part_id: template.part_id.to_owned(),
-            color_id: template.color_id.map(str::to_owned),
+            part_id: self.ids.part_name(candidate.part)?.to_owned(),
+            color_id: self.ids.color_id(candidate.template).map(str::to_owned),
             similarity,
             likeness: None,
             centre: None,

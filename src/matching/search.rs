@@ -373,11 +373,10 @@ impl PartIndex {
         }
         let similarities = kernel::similarities(queries, &self.generation.l1, dim);
         for (row, top) in similarities.chunks_exact(hot.len()).zip(&mut tops) {
-            for (&similarity, &template) in row.iter().zip(hot) {
-                if top.wants(similarity) {
-                    top.push(Candidate { template, part: parts[template as usize], similarity, tier: Tier::L1 });
-                }
-            }
+            top.offer(row, |at, similarity| {
+                let template = hot[at];
+                Some(Candidate { template, part: parts[template as usize], similarity, tier: Tier::L1 })
+            });
         }
         tops
     }

@@ -31,6 +31,8 @@ fn api_lists_newest_first_with_advice_and_the_contract_of_inspect() {
     assert_eq!(newest["items"][2]["part_id"], Value::Null);
     assert!(newest["timings_ms"]["match"].is_number());
     assert_eq!(bench.get("/api/v1/inspections?limit=1").json()["inspections"].as_array().unwrap().len(), 1);
+    let of_tray = bench.get("/api/v1/inspections?station=tray").json();
+    assert_eq!(of_tray["inspections"].as_array().unwrap().len(), 2);
     let id = newest["inspection_id"].as_str().unwrap();
     assert_eq!(&bench.get(&format!("/api/v1/inspections/{id}")).json(), newest);
 }
@@ -43,7 +45,7 @@ fn the_recent_ring_forgets_its_oldest() {
     for number in 1..=u32::try_from(limits::DASHBOARD_RECENT_MAX).unwrap() {
         bench.feed.publish(Arc::new(inspection(number, Verdict::Pass, &[])));
     }
-    assert_eq!(bench.feed.recent(usize::MAX).len(), limits::DASHBOARD_RECENT_MAX);
+    assert_eq!(bench.feed.recent(usize::MAX, None).len(), limits::DASHBOARD_RECENT_MAX);
     bench.get(&format!("/api/v1/inspections/{}", first.id)).expect_error(404, "unknown_inspection");
 }
 
@@ -65,7 +67,10 @@ fn bad_limits_and_unknown_ids_are_named_without_internals() {
     for limit in ["0", "-1", "x", "99999999999999999999999", ""] {
         bench.get(&format!("/api/v1/inspections?limit={limit}")).expect_error(400, "bad_limit");
     }
-    bench.get("/api/v1/inspections?limit=5&limit=6").expect_error(400, "bad_limit");
+    for query in ["limit=5&limit=6", "verdict=fail", "limit=5&offset=2"] {
+        bench.get(&format!("/api/v1/inspections?{query}")).expect_error(400, "bad_query");
+    }
+    bench.get("/api/v1/inspections?station=nowhere").expect_error(404, "unknown_station");
     assert_eq!(bench.get("/api/v1/inspections?limit=100000").status, 200);
     bench.get(&format!("/api/v1/inspections/{}", uuid::Uuid::now_v7())).expect_error(404, "unknown_inspection");
     bench.get("/api/v1/inspections/x").expect_error(404, "unknown_inspection");
