@@ -421,3 +421,26 @@ fn a_missing_or_edited_central_row_is_found_and_named() {
         assert!(said.contains(&words), "no `{words}` in\n{said}");
     }
 }
+
+#[test]
+fn the_state_folder_is_that_of_the_configuration_unless_it_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    ledger_of(&folder.path().join("state"), 2);
+    let config = folder.path().join("loupe.toml");
+    let text_of = "[site]\ncode = \"test\"\n[storage]\nstate_dir = \"state\"\n[[stations]]\nname = \"a\"\n\
+                   recipe = \"recipe.toml\"\nsource = { kind = \"folder\", path = \"in\" }\n";
+    std::fs::write(&config, text_of).unwrap();
+    std::fs::write(folder.path().join("recipe.toml"), "name = \"r\"\n[match]\nindex = \"i\"\nmodel = \"m\"\n").unwrap();
+    let status = |config: &Path| {
+        let mut run = loupe();
+        run.args(["outbox", "status", "--json", "--config"]).arg(config);
+        run
+    };
+    let said = fail_with(&mut status(&config), 78);
+    assert!(said.contains("in does not exist") && said.contains("--state"), "{said}");
+    std::fs::create_dir(folder.path().join("in")).unwrap();
+    let said: Value = serde_json::from_slice(&succeed(&mut status(&config)).stdout).unwrap();
+    assert_eq!(said["counters"]["committed"], 2, "{said}");
+    let said = fail_with(&mut status(&folder.path().join("none.toml")), 78);
+    assert!(said.contains("none.toml") && said.contains("--state"), "{said}");
+}

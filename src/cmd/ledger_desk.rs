@@ -54,7 +54,10 @@ impl StateFolder {
     /// # Errors
     /// When it is wrong or missing.
     pub fn config(&self) -> anyhow::Result<Config> {
-        Config::load(&self.config).map_err(|error| Failure::config(error.into()).into())
+        Config::load(&self.config).map_err(|error| {
+            // What is stored is wanted most where something else is broken.
+            Failure::config(anyhow!("{error}\n  (--state names the state folder without a configuration)")).into()
+        })
     }
 }
 
