@@ -10,31 +10,12 @@ middle between the two: better than either on pictures that were in none (models
 import argparse
 import math
 
-import cv2
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from embedder import pretrained
-from train import tensor
-from views import Catalogue, ground, picture
-
-
-class Pictures(torch.utils.data.IterableDataset):
-    """Every view once, in random order: pictures and classes."""
-
-    def __init__(self, catalogue, px, seed):
-        self.catalogue, self.px, self.seed = catalogue, px, seed
-
-    def __iter__(self):
-        cv2.setNumThreads(0)
-        rng = np.random.default_rng(self.seed)
-        grounds = [ground(rng) for _ in range(300)]
-        order = rng.permutation(len(self.catalogue.index))
-        for batch in np.array_split(order, max(1, len(order) // 64)):
-            entries = [self.catalogue.index[k] for k in batch]
-            shots = [picture(rng, self.catalogue, entry, self.px, grounds) for entry in entries]
-            yield torch.from_numpy(np.stack(shots)), torch.tensor([c for c, _, _ in entries])
+from train import Rounds, tensor
+from views import Catalogue
 
 
 def learned(start, embedded, classes, epochs, rate=3e-3, batch=512):
@@ -76,9 +57,9 @@ def main():
     net.load_state_dict(state["net"])
     net.eval().to(memory_format=torch.channels_last)
     embedded, classes = [], []
-    source = torch.utils.data.DataLoader(Pictures(catalogue, a.px, a.seed), batch_size=None, num_workers=1)
+    source = torch.utils.data.DataLoader(Rounds(catalogue, 1, a.px, a.seed), batch_size=None, num_workers=1)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for k, (images, labels) in enumerate(source):
+        for k, (images, labels, _) in enumerate(source):
             embedded.append(net(tensor(images).to(memory_format=torch.channels_last)).float())
             classes.append(labels)
             if k % 50 == 0:

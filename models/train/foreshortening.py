@@ -12,35 +12,14 @@ import argparse
 import csv
 import math
 
-import cv2
-import numpy as np
 import torch
 
 from embedder import BINS, RANGE, foreshortening, pretrained
 from query_scale import MM_PER_LDU
-from train import tensor
-from views import Catalogue, drawn, ground
+from train import Rounds, tensor
+from views import Catalogue
 
 SMEAR = 0.035  # standard deviation of a label over the bins
-
-
-class Pictures(torch.utils.data.IterableDataset):
-    """Every view once a round, in random order: pictures and ln(longer side / diagonal)."""
-
-    def __init__(self, catalogue, diagonal_mm, rounds, px, seed):
-        self.catalogue, self.diagonal_mm, self.rounds, self.px, self.seed = catalogue, diagonal_mm, rounds, px, seed
-
-    def __iter__(self):
-        cv2.setNumThreads(0)
-        rng = np.random.default_rng(self.seed)
-        grounds = [ground(rng) for _ in range(300)]
-        for _ in range(self.rounds):
-            order = rng.permutation(len(self.catalogue.index))
-            for batch in np.array_split(order, max(1, len(order) // 64)):
-                entries = [self.catalogue.index[k] for k in batch]
-                shots = [drawn(rng, self.catalogue, entry, self.px, grounds) for entry in entries]
-                shown = [math.log(long / self.diagonal_mm[self.catalogue.parts[c]]) for (_, long), (c, _, _) in zip(shots, entries)]
-                yield torch.from_numpy(np.stack([image for image, _ in shots])), torch.tensor(shown)
 
 
 def main():
@@ -60,17 +39,17 @@ def main():
     with open(a.parts, newline="") as f:
         sides = {r["part_num"]: [float(r[f"size_{axis}_ldu"]) * MM_PER_LDU for axis in "xyz"] for r in csv.DictReader(f)}
     catalogue = Catalogue(a.views)
-    diagonal_mm = {part: math.hypot(*sides[part]) for part in catalogue.parts}
+    diagonal_mm = torch.tensor([math.hypot(*sides[part]) for part in catalogue.parts])
     state = torch.load(a.trained)
     net = pretrained(a.wheel)
     net.load_state_dict(state["net"])
     net.eval().to(memory_format=torch.channels_last)
     pooled, shown = [], []
-    source = torch.utils.data.DataLoader(Pictures(catalogue, diagonal_mm, a.rounds, a.px, a.seed), batch_size=None, num_workers=1)
+    source = torch.utils.data.DataLoader(Rounds(catalogue, a.rounds, a.px, a.seed), batch_size=None, num_workers=1)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for k, (images, e) in enumerate(source):
+        for k, (images, classes, long_mm) in enumerate(source):
             pooled.append(net.pooled(tensor(images).to(memory_format=torch.channels_last)).float())
-            shown.append(e.float())
+            shown.append(torch.log(long_mm / diagonal_mm[classes]))
             if k % 50 == 0:
                 print(f"{64 * k} of {a.rounds * len(catalogue.index)} pictures", flush=True)
     pooled, shown = torch.cat(pooled).clone(), torch.cat(shown).clamp(*RANGE)

@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from embedder import MEAN, STD, pretrained
-from views import Catalogue, ground, letterbox, picture
+from views import Catalogue, drawn, ground, letterbox, picture
 
 
 def arguments():
@@ -77,6 +77,24 @@ class Draws(torch.utils.data.IterableDataset):
                 entry = views[c][rng.choice(len(views[c]), p=pixels[c])]
                 images[k] = picture(rng, self.catalogue, entry, images.shape[1], grounds)
             yield torch.from_numpy(images), torch.from_numpy(labels)
+
+
+class Rounds(torch.utils.data.IterableDataset):
+    """Every view once a round, in random order: pictures, classes, and the longer sides of their boxes, mm (where known)."""
+
+    def __init__(self, catalogue, rounds, px, seed):
+        self.catalogue, self.rounds, self.px, self.seed = catalogue, rounds, px, seed
+
+    def __iter__(self):
+        cv2.setNumThreads(0)
+        rng = np.random.default_rng(self.seed)
+        grounds = [ground(rng) for _ in range(300)]
+        for _ in range(self.rounds):
+            order = rng.permutation(len(self.catalogue.index))
+            for batch in np.array_split(order, max(1, len(order) // 64)):
+                entries = [self.catalogue.index[k] for k in batch]
+                images, long_mm = zip(*(drawn(rng, self.catalogue, entry, self.px, grounds) for entry in entries))
+                yield torch.from_numpy(np.stack(images)), torch.tensor([c for c, _, _ in entries]), torch.tensor(long_mm, dtype=torch.float32)
 
 
 def look_alikes(path, parts):
