@@ -193,7 +193,7 @@ fn parts_that_embed_alike_are_told_apart_by_their_shape() {
     let mut rng = fastrand::Rng::with_seed(5);
     let mut item = |is_right: bool| {
         let image = wing(is_right, rng.u32(40..60), rng.u8(150..255), rng.u8(0..100));
-        let shape = Some(Shape::of(&image, &BoundingBox::whole(60, image.height_px())));
+        let shape = Some(Shape::of(&image, &BoundingBox::whole(60, image.height_px()), false));
         let vector: Vec<f32> = centre(0).iter().map(|v| v + (rng.f32() - 0.5) * 0.1).collect();
         (vector, Seen { shape, ..Seen::default() }, if is_right { "right" } else { "left" })
     };

@@ -161,8 +161,11 @@ fn the_bundled_models_give_what_was_recorded() {
 
 /// The command that builds `folder`/index of six sample parts.
 fn build_of_six(folder: &Path, model: &Path) -> std::process::Command {
+    build_of(folder, model, ["part_num", "3001", "3003", "3004", "3020", "3023", "3039"])
+}
+
+fn build_of(folder: &Path, model: &Path, chosen: [&str; 7]) -> std::process::Command {
     let samples = root().join("samples/parts");
-    let chosen = ["part_num", "3001", "3003", "3004", "3020", "3023", "3039"];
     let mut command = loupe();
     command.args(["index", "build", "--json", "--input-px", "160"]);
     for (name, column) in [("parts", 0), ("templates", 1)] {
@@ -221,12 +224,28 @@ fn the_bundled_embedder_says_where_its_parts_lie_and_other_directions_are_refuse
 }
 
 #[test]
+fn a_left_wing_s_mirror_image_is_the_right_one_if_the_catalogue_has_it() {
+    let folder = TempDir::new().unwrap();
+    let partnet = root().join("models/partnet");
+    let built =
+        json(&mut build_of(folder.path(), &partnet, ["part_num", "3001", "3003", "41767", "41768", "43722", "3039"]));
+    assert_eq!((&built["mirror_count"], &built["mirror_other_count"]), (&5.into(), &2.into()), "{built}");
+    let index = PartIndex::open(&folder.path().join("index")).unwrap();
+    let mirrors = ["3001", "41767", "41768", "43722"].map(|part| index.mirrors().of(part));
+    assert_eq!(mirrors, [Some("3001"), Some("41768"), Some("41767"), None], "43723 is not here");
+}
+
+#[test]
 fn the_doctor_says_what_an_index_lacks_before_a_shift_does() {
     let folder = TempDir::new().unwrap();
     let (whole, older) = (root().join("models/partnet"), folder.path().join("partnet"));
     copy_folder(&whole, &older);
     let manifest = fs::read_to_string(older.join("manifest.toml")).unwrap();
-    fs::write(older.join("manifest.toml"), manifest.split("[centres]").next().unwrap()).unwrap();
+    fs::write(
+        older.join("manifest.toml"),
+        manifest.split("[centres]").next().unwrap().replace("mirror_sensitive = true", ""),
+    )
+    .unwrap();
     let config = folder.path().join("loupe.toml");
     let text_of = "[site]\ncode = \"test\"\n[storage]\nstate_dir = \"state\"\n[[stations]]\nname = \"a\"\n\
                    recipe = \"recipe.toml\"\nsource = { kind = \"folder\", path = \"in\", watch = true }\n";
@@ -239,15 +258,21 @@ fn the_doctor_says_what_an_index_lacks_before_a_shift_does() {
     let check = || text(&succeed(loupe().args(["check", "--config"]).arg(&config)).stdout);
 
     json(&mut build_of_six(folder.path(), &older));
-    assert_eq!(stats()["known"], serde_json::json!({ "sizes": 6, "shapes": 2, "centres": 0 }));
+    assert_eq!(stats()["known"], serde_json::json!({ "sizes": 6, "shapes": 2, "centres": 0, "mirrors": 0 }));
     assert_eq!((&stats()["fit"], &stats()["fit_fault"]), (&Value::Null, &Value::Null));
     let said = check();
     assert!(said.contains("holds no centres") && said.contains("has no fit"), "{said}");
 
-    json(&mut build_of_six(folder.path(), &whole));
-    assert_eq!(stats()["known"]["centres"], 6);
+    let built = json(build_of_six(folder.path(), &whole).arg("--no-mirrors"));
+    assert_eq!((&built["mirror_count"], &built["manifest"]["format"]), (&0.into(), &2.into()));
     let said = check();
-    assert!(!said.contains("centres") && said.contains("has no fit"), "{said}");
+    assert!(said.contains("what mirrored pictures show") && !said.contains("centres"), "{said}");
+
+    let built = json(&mut build_of_six(folder.path(), &whole));
+    assert_eq!((&built["mirror_count"], &built["mirror_other_count"]), (&6.into(), &0.into()));
+    assert_eq!((&stats()["known"]["centres"], &stats()["known"]["mirrors"]), (&6.into(), &6.into()));
+    let said = check();
+    assert!(!said.contains("centres") && !said.contains("mirrored") && said.contains("has no fit"), "{said}");
     let said = text(&succeed(loupe().args(["index", "stats", "--index"]).arg(&index)).stdout);
     assert!(said.contains("6 centres") && said.contains("until `loupe index fit`"), "{said}");
 

@@ -197,12 +197,48 @@ fn two_mirrors_show_one_item_and_another_number_of_views_is_held() {
 }
 
 #[test]
+fn what_is_seen_in_a_mirror_is_turned_back_and_taught_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = some_parts();
+    let (picture, in_mirror) = (dir.path().join("direct.png"), dir.path().join("mirror.png"));
+    mosaic(&picture, &[&first_template(&parts[0], 2)]);
+    let image = capture::read_image(&picture).unwrap();
+    let flipped = (0..200).flat_map(|y| image.row(y).chunks_exact(3).rev().flatten().copied().collect::<Vec<u8>>());
+    let flipped = Image::from_bgr(200, 200, flipped.collect()).unwrap();
+    fs::write(&in_mirror, capture::encode_png(&flipped).unwrap()).unwrap();
+    let state = dir.path().join("state");
+    let seen = |picture: &Path, mirrors: &str| -> Value {
+        let path = recipe(dir.path(), "kind = \"whole\"", &format!("accept_similarity = 0.995\n{mirrors}"));
+        support::inspect(&path, &state, &[picture.to_owned()]).remove(0)
+    };
+    let similarity = |line: &Value| line["items"][0]["matched"]["similarity"].as_f64().unwrap();
+    let mirrors = "mirrors = [[0, 0, 200, 200]]";
+    let (direct, turned, unsaid) = (seen(&picture, ""), seen(&in_mirror, mirrors), seen(&in_mirror, ""));
+    let [direct, turned_back, unsaid] = [&direct, &turned, &unsaid].map(similarity);
+    assert!((direct - turned_back).abs() < 1e-4, "{direct} and {turned_back}");
+    assert!((direct - unsaid).abs() > 2e-3, "{direct} and {unsaid}: this picture could not tell");
+    let elsewhere = similarity(&seen(&in_mirror, "mirrors = [[0, 0, 60, 200]]"));
+    assert!((elsewhere - unsaid).abs() < 1e-6, "the box's middle is not in it");
+
+    // Taught from what was seen in the mirror, the part is known when it is seen directly.
+    let code = turned["code"].as_str().unwrap();
+    recipe(dir.path(), "kind = \"whole\"", &format!("accept_similarity = 0.995\n{mirrors}"));
+    let mut review = loupe();
+    review.args(["review", code, "--author", "Kim", "--part", &parts[1], "--state"]).arg(&state);
+    succeed(review.arg("--recipe").arg(dir.path().join("recipe.toml")));
+    let known = seen(&picture, "");
+    assert_eq!(known["items"][0]["matched"]["tier"], "delta", "{known}");
+    assert!(similarity(&known) > 0.9999, "{known}");
+}
+
+#[test]
 fn what_a_recipe_says_of_views_and_regions_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     for (locate, matching, words) in [
         ("kind = \"whole\"", "views = 2", "let the source put 2 pictures together"),
         (REGIONS, "views = 3", "`[locate]` has 2 regions"),
         (REGIONS, "views = 1", "must be 2 to 16"),
+        ("kind = \"whole\"", "mirrors = [[40, 0, 20, 20]]", "match.mirrors: has [40.0, 0.0, 20.0, 20.0], which is no"),
         ("kind = \"regions\"", "", "list [x1, y1, x2, y2]"),
         ("kind = \"regions\"\nregions = [[10, 0, 10, 20]]", "", "which is no [x1, y1, x2, y2]"),
         ("kind = \"blob\"\nregions = [[0, 0, 10, 20]]", "", "counts with `kind = \"regions\"` only"),

@@ -35,6 +35,9 @@ pub struct BankModel {
     pub version: String,
     /// Of the model's file.
     pub sha256: Digest,
+    /// Of how a picture's pixels become the model's input; `None` in banks of versions that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_sha256: Option<Digest>,
 }
 
 /// A feature map that went into the descriptors, in their order.
@@ -374,7 +377,12 @@ pub(super) mod tests {
         BankManifest {
             format: String::new(),
             software_version: "0".to_owned(),
-            model: BankModel { name: "m".to_owned(), version: "1".to_owned(), sha256: Digest::of(b"m") },
+            model: BankModel {
+                name: "m".to_owned(),
+                version: "1".to_owned(),
+                sha256: Digest::of(b"m"),
+                input_sha256: None,
+            },
             layers: vec![Layer { output: "stride8".to_owned(), stride: 8, channels: 2 }],
             input_px: [64, 64],
             grid: [8, 8],

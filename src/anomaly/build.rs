@@ -335,6 +335,7 @@ impl BankBuilder {
                 name: model.name().to_owned(),
                 version: model.version().to_owned(),
                 sha256: model.sha256(),
+                input_sha256: Some(model.input_sha256()),
             },
             layers: layers(&self.describer.model),
             input_px: [self.describer.input_px.0, self.describer.input_px.1],

@@ -24,6 +24,13 @@ pub enum AnomalyError {
         bank = bank.display()
     )]
     OtherModel { bank: PathBuf, model: String, expected: Digest, found: Digest },
+    #[error(
+        "bank `{bank}` was built when the manifest of model `{model}` gave its pictures another form ([input]: colour order, \
+         scale, mean, std, resize, resample), or by a version of Loupe that scaled them otherwise; put that back, or build the \
+         bank again",
+        bank = bank.display()
+    )]
+    Preprocessing { bank: PathBuf, model: String },
     #[error("bank `{bank}`: {what}: expected {expected}, found {found}; build the bank again", bank = bank.display())]
     Shape { bank: PathBuf, what: &'static str, expected: String, found: String },
     #[error("`{path}` exists already; a bank is never changed in place: remove it or name another folder", path = path.display())]

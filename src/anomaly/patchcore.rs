@@ -62,6 +62,10 @@ pub(super) fn require_model(bank: &Bank, model: &FeatureModel) -> Result<(), Ano
             found,
         });
     }
+    let used = model.manifest().input_sha256();
+    if manifest.model.input_sha256.is_some_and(|built| built != used) {
+        return Err(AnomalyError::Preprocessing { bank: bank.folder().to_owned(), model: manifest.model.name.clone() });
+    }
     let model_layers = layers(model);
     if model_layers != manifest.layers {
         return Err(AnomalyError::Shape {
@@ -352,5 +356,21 @@ mod tests {
         let said = error.to_string();
         assert!(matches!(error, AnomalyError::OtherModel { .. }), "{said}");
         assert!(said.contains(&expected) && said.contains(&other), "{said}");
+    }
+
+    #[test]
+    fn a_bank_of_pictures_in_another_form_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bank, folder) = (dir.path().join("bank"), dir.path().join("models/mobilenetv2"));
+        build(&bank);
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = std::fs::read_to_string(models().join("mobilenetv2/manifest.toml")).unwrap();
+        std::fs::copy(models().join("mobilenetv2/model.onnx"), folder.join("model.onnx")).unwrap();
+        std::fs::write(folder.join("manifest.toml"), &text).unwrap();
+        assert!(open(&bank, &dir.path().join("models")).is_ok());
+        std::fs::write(folder.join("manifest.toml"), text.replace("\"rgb\"", "\"bgr\"")).unwrap();
+        let error = open(&bank, &dir.path().join("models")).unwrap_err();
+        assert!(matches!(error, AnomalyError::Preprocessing { .. }), "{error}");
+        assert!(error.to_string().contains("mobilenetv2"), "{error}");
     }
 }

@@ -236,8 +236,14 @@ fn check_matching(what: &str, stage: &MatchStage, index: &PartIndex, findings: &
             "it knows no true sizes, so `px_per_mm` says nothing about a part; build it with a parts file that has them",
         );
     }
-    let has_centres = ModelManifest::load(&stage.model).is_ok_and(|manifest| manifest.has_centres());
-    if has_centres && index.centres().is_empty() {
+    let manifest = ModelManifest::load(&stage.model).ok();
+    if index.mirrors().is_empty() && manifest.as_ref().is_some_and(ModelManifest::is_mirror_sensitive) {
+        warn(
+            "it does not know what mirrored pictures show though its model tells them apart, and matches worse for it; \
+             `loupe index build` learns it from eight pictures a part",
+        );
+    }
+    if index.centres().is_empty() && manifest.as_ref().is_some_and(ModelManifest::has_centres) {
         warn(
             "it holds no centres though its model has some, and matches worse for it; `loupe index build` takes them in",
         );

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Failure;
-use super::index::{Known, embed_known};
-use crate::matching::catalogue::QueryRow;
-use crate::matching::{FitRow, MatchError, PartIndex, Scorer, Seen, fitting, seen_together};
+use super::pictures::{Known, embed_known};
+use crate::matching::{Embedded, FitRow, MatchError, Scorer, Seen, fitting, seen_together};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -48,11 +47,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
-    let Known { index, rows, vectors, seen } = known;
-    let answers = index.search_exact(&vectors)?;
+    let answers = known.index.search_exact(known.embedded())?;
+    let Known { index, rows, seen, .. } = &known;
     let fit_rows: Vec<FitRow> = rows
         .iter()
-        .zip(&seen)
+        .zip(seen)
         .zip(&answers)
         .map(|((row, seen), answer)| {
             let scored = index.scored(&answer.top_k, seen);
@@ -62,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .collect();
     let mut fit = fitting::fit(index.generation_sha256(), &fit_rows, args.unknown_ratio, args.target_error)?;
     let mut too_few = Vec::new();
-    for (views, items) in items_by_views(&index, &rows, &vectors, &seen)? {
+    for (views, items) in items_by_views(&known)? {
         match fitting::several(&items, args.unknown_ratio, args.target_error) {
             Ok(several) => drop(fit.several.insert(views, several)),
             Err(MatchError::TooFewRows { rows, needed }) => too_few.push((views, rows, needed)),
@@ -112,17 +111,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// What the search offered for each item of several views, by their number.
-fn items_by_views(
-    index: &PartIndex,
-    rows: &[QueryRow],
-    vectors: &[f32],
-    seen: &[Seen],
-) -> anyhow::Result<BTreeMap<u32, Vec<FitRow>>> {
+fn items_by_views(known: &Known) -> anyhow::Result<BTreeMap<u32, Vec<FitRow>>> {
+    let Known { index, rows, seen, .. } = known;
     let mut items: BTreeMap<u32, Vec<FitRow>> = BTreeMap::new();
     for views in seen_together(rows.iter().map(|row| row.item.as_deref())) {
-        let embeddings: Vec<f32> =
-            views.iter().flat_map(|&at| &vectors[at * index.dim()..(at + 1) * index.dim()]).copied().collect();
-        let answer = index.search_views_exact(&embeddings)?.evidence;
+        let (pictures, mirrored) = known.embedded().picked(&views, index.dim());
+        let answer = index.search_views_exact(Embedded { pictures: &pictures, mirrored: &mirrored })?.evidence;
         let seen: Vec<Seen> = views.iter().map(|&at| seen[at].clone()).collect();
         let names = answer.top_k.iter().map(|ranked| ranked.part_id.clone());
         let candidates = names.zip(index.scored_views(&answer.top_k, &seen)).collect();

@@ -3,40 +3,34 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::index_admin::{self, CompactArgs, RollbackArgs, StatsArgs, SwitchArgs};
 use super::index_bench::{self, BenchArgs};
+use super::pictures::{embed_all, embed_known, foreground, grown_within};
 use super::{Failure, evidence};
-use crate::capture;
-use crate::inference::{FeatureModel, Looks, ModelManifest, ProviderPlan, Runtime};
+use crate::inference::{FeatureModel, ModelManifest, ProviderPlan, Runtime};
 use crate::ledger::LedgerReader;
-use crate::matching::catalogue::{self, CatalogueError, QueryRow};
+use crate::matching::catalogue;
 use crate::matching::faiss::set_threads;
 use crate::matching::{
-    AcceptRule, BuildOptions, Built, Centres, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, Outline,
-    PartIndex, Phase, Query, RECALL_TARGET_DEFAULT, Seen, Shape, ShapesBuilder, Sizes, Template, evaluate, index_name,
+    AcceptRule, BuildOptions, Built, Centres, Embedded, Embedding, Groups, IndexBuilder, L1_BYTES_MAX_DEFAULT, Mirrors,
+    Outline, Phase, Pictures, Query, RECALL_TARGET_DEFAULT, ShapesBuilder, Sizes, Template, evaluate, index_name,
     learned_view, turned_views, verify,
 };
-use crate::measure;
-use crate::types::{BoundingBox, Image, LearnedTemplate};
+use crate::types::{Image, LearnedTemplate};
 
 /// Share of the templates kept in memory as far as the budget goes: all of a small catalogue, whose stage 1 is then
 /// exhaustive.
 const L1_RATIO_CLI: f32 = 1.0;
-/// Crops embedded in one call.
-const EMBED_BATCH: usize = 16;
 /// Side of the square that crops are letterboxed to, px.
 const INPUT_PX_DEFAULT: u32 = 160;
 /// A box is grown by this share of its size on each side before it is cropped. None: the locator's boxes are tight, and
 /// so are taught views; 5 % cost 13 of 132 right names on the sample belt.
 const CROP_MARGIN_DEFAULT: f32 = 0.0;
-/// Difference of a template's pixel from its background, in any of the three colours, that makes it part of the object:
-/// above JPEG noise, below the faintest edge of a white part on light grey.
-const FOREGROUND_STEP: u8 = 10;
 
 /// Builds, evaluates and verifies the index of catalogue parts that the match stage searches.
 #[derive(Debug, clap::Args)]
@@ -104,6 +98,10 @@ struct BuildArgs {
     /// Least share of exact nearest templates that the memory-mapped tier must find, 0 to 1.
     #[arg(long, default_value_t = RECALL_TARGET_DEFAULT)]
     recall_target: f32,
+    /// Do not look at mirrored pictures too, which an embedder that tells them apart gains from: half the time of embedding
+    /// an item, fewer right names.
+    #[arg(long)]
+    no_mirrors: bool,
     /// State folder whose learned templates are taken in; they are searched as before until then, and not twice after.
     #[arg(long, value_name = "STATE_DIR")]
     with_delta: Option<PathBuf>,
@@ -191,6 +189,7 @@ pub fn build_catalogue(parts: &Path, out: &Path, model: &Path) -> anyhow::Result
         l1_ratio: L1_RATIO_CLI,
         l1_bytes_max: L1_BYTES_MAX_DEFAULT,
         recall_target: RECALL_TARGET_DEFAULT,
+        no_mirrors: false,
         with_delta: None,
         evidence: None,
         onnxruntime: None,
@@ -228,7 +227,8 @@ fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
         println!(
             "{}",
             json!({ "dir": built.dir, "sha256": built.sha256, "build_ms": built.build_ms, "manifest": manifest,
-                "moves": moves, "centre_count": built.centre_count })
+                "moves": moves, "centre_count": built.centre_count, "mirror_count": built.mirror_count,
+                "mirror_other_count": built.mirror_other_count })
         );
         return Ok(());
     }
@@ -236,6 +236,12 @@ fn run_build(args: &BuildArgs) -> anyhow::Result<()> {
     println!("parts      {}, {} templates of {} values", manifest.part_count, manifest.template_count, manifest.dim);
     if built.centre_count > 0 {
         println!("centres    {} of these parts, as the embedder learned them", built.centre_count);
+    }
+    if built.mirror_count > 0 {
+        println!(
+            "mirrored   {} of these parts are known in a mirrored picture, {} of them as another part",
+            built.mirror_count, built.mirror_other_count
+        );
     }
     println!("l1 (RAM)   {} templates, {:.1} MB", manifest.l1.count, manifest.l1.bytes as f64 / 1e6);
     let cold = &manifest.l2;
@@ -295,9 +301,17 @@ fn build(args: &BuildArgs) -> anyhow::Result<(Built, Moves)> {
         }
         grown_within(foreground(image), margin, image)
     };
-    let looks = embed_all(&mut model, &sources, area, args.input_px, &args.templates)?;
+    let and_mirrored = manifest.is_mirror_sensitive() && !args.no_mirrors;
+    let looks = embed_all(&mut model, &sources, area, (args.input_px, and_mirrored), &args.templates)?;
+    let mirrors = if and_mirrored {
+        let names: Vec<String> = rows.iter().map(|row| row.part_num.clone()).collect();
+        let embedded = Embedded { pictures: &looks.embeddings, mirrored: &looks.mirrored };
+        Mirrors::of_pictures(Pictures { parts: &names, embedded, dim }, &groups, &centres)
+    } else {
+        Mirrors::default()
+    };
     let builder = IndexBuilder::new(dim, embedding, options).with_groups(groups).with_sizes(sizes);
-    let mut builder = builder.with_shapes(shapes).with_centres(centres);
+    let mut builder = builder.with_shapes(shapes).with_centres(centres).with_mirrors(mirrors);
     for (row, vector) in rows.into_iter().zip(looks.embeddings.chunks_exact(dim)) {
         builder.push(Template { part_id: row.part_num, color_id: row.color_id, view: row.view }, vector)?;
     }
@@ -361,14 +375,14 @@ fn count_moves(before: &Outline, after: &Outline, moves: &mut Moves) {
 fn run_evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     set_threads(1);
     let known = embed_known(&args.index, &args.queries, &args.root, &args.model, args.onnxruntime.as_deref())?;
-    let Known { index, rows, vectors, seen } = known;
-    let queries: Vec<Query<'_>> = rows
+    let queries: Vec<Query<'_>> = known
+        .rows
         .iter()
-        .zip(seen)
-        .map(|(row, seen)| Query { part_id: &row.part_num, item: row.item.as_deref(), seen })
+        .zip(&known.seen)
+        .map(|(row, seen)| Query { part_id: &row.part_num, item: row.item.as_deref(), seen: seen.clone() })
         .collect();
     let rule = AcceptRule { accept_similarity: args.accept_similarity, accept_margin: args.accept_margin };
-    let result = evaluate(&index, &vectors, &queries, rule)?;
+    let result = evaluate(&known.index, known.embedded(), &queries, rule)?;
     if args.json {
         println!("{}", serde_json::to_string(&result)?);
         return Ok(());
@@ -431,51 +445,6 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Pictures whose part is known, embedded as the index they are compared with.
-pub(super) struct Known {
-    pub index: PartIndex,
-    pub rows: Vec<QueryRow>,
-    /// `[rows, dim]`.
-    pub vectors: Vec<f32>,
-    /// What else is known of each row.
-    pub seen: Vec<Seen>,
-}
-
-/// Open the index in `dir` and embed the pictures of the CSV file `queries`, which start from the folder `root`.
-pub(super) fn embed_known(
-    dir: &Path,
-    queries: &Path,
-    root: &Path,
-    model: &Path,
-    onnxruntime: Option<&Path>,
-) -> anyhow::Result<Known> {
-    let rows = catalogue::read_queries(queries)?;
-    let index = PartIndex::open(dir)?;
-    if let Some(quarantined) = index.quarantined() {
-        eprintln!("the live generation was damaged ({}); {quarantined}; the previous one serves", quarantined.fault);
-    }
-    let manifest = ModelManifest::load(model)?;
-    let runtime = Runtime::load(onnxruntime)?;
-    let mut model = FeatureModel::open(&runtime, &manifest, &ProviderPlan::default())?;
-    index.require_model(model.embedding_dim(), manifest.sha256(), Some(manifest.input_sha256()))?;
-    let embedding = &index.manifest().embedding;
-    let sources: Vec<(u64, PathBuf)> = rows.iter().map(|row| (row.line, root.join(&row.file))).collect();
-    let mut shapes = Vec::with_capacity(rows.len());
-    let area = |at: usize, image: &Image| {
-        shapes.push((!index.shapes().is_empty()).then(|| Shape::of(image, &rows[at].bbox)));
-        grown_within(rows[at].bbox, embedding.crop_margin_ratio, image)
-    };
-    let looks = embed_all(&mut model, &sources, area, embedding.input_px, queries)?;
-    let margin = 1.0 + 2.0 * embedding.crop_margin_ratio;
-    let seen = rows.iter().zip(looks.foreshortenings).zip(shapes).map(|((row, shown), shape)| Seen {
-        size_mm: row.px_per_mm.and_then(|scale| measure::measure_size(&row.bbox, scale)),
-        foreshortening: shown.map(|shown| shown.of_inner(margin)),
-        shape,
-    });
-    let seen = seen.collect();
-    Ok(Known { index, rows, vectors: looks.embeddings, seen })
-}
-
 /// What a build is doing, on standard error when that is a terminal.
 #[derive(Debug)]
 pub struct BuildProgress(ProgressBar);
@@ -503,97 +472,5 @@ impl BuildProgress {
 
     pub fn finish(&self) {
         self.0.finish_and_clear();
-    }
-}
-
-/// Read and embed pictures, `area` of each; `[n, dim]`. Every unreadable one is reported with its line of `csv`.
-fn embed_all(
-    model: &mut FeatureModel,
-    sources: &[(u64, PathBuf)],
-    mut area: impl FnMut(usize, &Image) -> BoundingBox,
-    input_px: u32,
-    csv: &Path,
-) -> anyhow::Result<Looks> {
-    // A wrong folder is one fault, not one a row.
-    if let Some((line, first)) = sources.first().filter(|_| sources.iter().all(|(_, path)| !path.exists())) {
-        let fault = format!(
-            "none of its {} pictures is there (line {line}: `{}`); --root names the folder that its paths start from",
-            sources.len(),
-            first.display()
-        );
-        return Err(CatalogueError { path: csv.to_owned(), faults: vec![fault] }.into());
-    }
-    let progress = ProgressBar::with_draw_target(Some(sources.len() as u64), ProgressDrawTarget::stderr());
-    progress.set_style(ProgressStyle::with_template("embedding {bar:40} {pos}/{len} {eta}")?);
-    let [width_px, height_px] = model.manifest().input().size_px;
-    let mut looks = Looks::default();
-    let mut faults = Vec::new();
-    for (batch_index, batch) in sources.chunks(EMBED_BATCH).enumerate() {
-        let mut images = Vec::with_capacity(batch.len());
-        for (offset, (line, path)) in batch.iter().enumerate() {
-            match capture::read_image(path) {
-                Ok(image) => {
-                    let area = area(batch_index * EMBED_BATCH + offset, &image);
-                    images.push((image, area));
-                }
-                Err(error) => faults.push(format!("line {line}: {error}")),
-            }
-        }
-        // After the first fault the rest is only read, to report all at once.
-        if faults.is_empty() {
-            let crops: Vec<(&Image, BoundingBox)> = images.iter().map(|(image, area)| (image, *area)).collect();
-            let more = model.look(&crops, input_px).with_context(|| {
-                format!(
-                    "could not embed the pictures at {input_px} px (the model's own size is {width_px}×{height_px} px; \
-                     `index build --input-px` sets it)"
-                )
-            })?;
-            looks.embeddings.extend(more.embeddings);
-            looks.foreshortenings.extend(more.foreshortenings);
-        }
-        progress.inc(batch.len() as u64);
-    }
-    progress.finish_and_clear();
-    if faults.is_empty() { Ok(looks) } else { Err(CatalogueError { path: csv.to_owned(), faults }.into()) }
-}
-
-fn grown_within(bbox: BoundingBox, margin: f32, image: &Image) -> BoundingBox {
-    bbox.grown(margin).clamped(image.width_px(), image.height_px())
-}
-
-/// The box of what differs from the background, which is the colour of the top left pixel; the whole image when nothing
-/// does. Templates show one part on one colour; boxes of located parts are tight too, so both are framed alike.
-fn foreground(image: &Image) -> BoundingBox {
-    let background = &image.bgr()[..3];
-    let (mut left, mut top, mut right, mut bottom) = (u32::MAX, u32::MAX, 0, 0);
-    for y in 0..image.height_px() {
-        for (x, pixel) in (0..).zip(image.row(y).chunks_exact(3)) {
-            if pixel.iter().zip(background).any(|(a, b)| a.abs_diff(*b) > FOREGROUND_STEP) {
-                (left, right) = (left.min(x), right.max(x + 1));
-                (top, bottom) = (top.min(y), bottom.max(y + 1));
-            }
-        }
-    }
-    if right <= left {
-        return BoundingBox::whole(image.width_px(), image.height_px());
-    }
-    BoundingBox::new(left as f32, top as f32, right as f32, bottom as f32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::foreground;
-    use crate::types::{BoundingBox, Image};
-
-    #[test]
-    fn the_foreground_is_boxed_tightly_and_an_empty_picture_is_kept_whole() {
-        let mut bgr = vec![200_u8; 10 * 8 * 3];
-        for (x, y) in [(3, 2), (6, 5)] {
-            bgr[(y * 10 + x) * 3 + 1] = 100;
-        }
-        let image = Image::from_bgr(10, 8, bgr).unwrap();
-        assert_eq!(foreground(&image), BoundingBox::new(3.0, 2.0, 7.0, 6.0));
-        let empty = Image::from_bgr(10, 8, vec![200; 240]).unwrap();
-        assert_eq!(foreground(&empty), BoundingBox::whole(10, 8));
     }
 }

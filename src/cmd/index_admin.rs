@@ -72,8 +72,8 @@ pub fn stats(args: &StatsArgs) -> anyhow::Result<()> {
     }
     if let Some(known) = &stats.known {
         println!(
-            "known      {} true sizes, {} shapes of mirror pairs, {} centres of the embedder",
-            known.sizes, known.shapes, known.centres
+            "known      {} true sizes, {} shapes of mirror pairs, {} centres of the embedder, {} parts in mirrored pictures",
+            known.sizes, known.shapes, known.centres, known.mirrors
         );
     }
     match (&stats.fit, &stats.fit_fault) {

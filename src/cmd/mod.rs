@@ -43,6 +43,7 @@ pub mod outbox;
 mod outbox_file;
 mod outbox_repair;
 pub mod people;
+mod pictures;
 pub mod provisioning;
 pub mod publish;
 pub mod review;

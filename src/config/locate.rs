@@ -69,7 +69,7 @@ impl RawLocate {
     }
 }
 
-/// The regions as boxes; each must have a size.
+/// The regions as boxes.
 fn checked_regions(regions: &[[f32; 4]], kind: LocateKind, document: &mut Document) -> Vec<BoundingBox> {
     match (kind, regions.len()) {
         (LocateKind::Regions, 0) => document.fault("locate.regions", "is missing: list [x1, y1, x2, y2] in pixels"),
@@ -79,14 +79,19 @@ fn checked_regions(regions: &[[f32; 4]], kind: LocateKind, document: &mut Docume
         }
         _ => document.fault("locate.regions", "counts with `kind = \"regions\"` only"),
     }
-    for region in regions {
-        let [x1, y1, x2, y2] = *region;
-        let is_box = region.iter().all(|value| value.is_finite()) && x1 >= 0.0 && y1 >= 0.0 && x2 > x1 && y2 > y1;
+    checked_areas("locate.regions", regions, document)
+}
+
+/// The areas that `key` lists, as boxes; each must have a size.
+pub(super) fn checked_areas(key: &str, areas: &[[f32; 4]], document: &mut Document) -> Vec<BoundingBox> {
+    for area in areas {
+        let [x1, y1, x2, y2] = *area;
+        let is_box = area.iter().all(|value| value.is_finite()) && x1 >= 0.0 && y1 >= 0.0 && x2 > x1 && y2 > y1;
         if !is_box {
-            document.fault("locate.regions", format!("has {region:?}, which is no [x1, y1, x2, y2] in pixels"));
+            document.fault(key, format!("has {area:?}, which is no [x1, y1, x2, y2] in pixels"));
         }
     }
-    regions.iter().map(|&[x1, y1, x2, y2]| BoundingBox::new(x1, y1, x2, y2)).collect()
+    areas.iter().map(|&[x1, y1, x2, y2]| BoundingBox::new(x1, y1, x2, y2)).collect()
 }
 
 /// Several views need as many boxes.

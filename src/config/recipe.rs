@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::locate::{LocateStage, RawLocate, check_views};
+use super::locate::{LocateStage, RawLocate, check_views, checked_areas};
 use super::{ConfigError, Document, Fault};
 use crate::anomaly::SearchMode;
 use crate::inference::{BatchLimits, Batching, ProviderPlan};
 use crate::limits::{BATCH_PICTURES_MAX, VIEWS_PER_ITEM_MAX};
 use crate::quality::QualityLimits;
-use crate::types::{ColourLimits, Digest, QualityLevel};
+use crate::types::{BoundingBox, ColourLimits, Digest, QualityLevel};
 
 /// A validated recipe. Named by the digest of its text: an edited recipe is another recipe.
 #[derive(Debug, Clone)]
@@ -63,7 +63,17 @@ pub struct MatchStage {
     pub px_per_mm: Option<f32>,
     /// The boxes of a frame are so many views of one item, 2 to [`VIEWS_PER_ITEM_MAX`]; `None`: each box is an item.
     pub views: Option<usize>,
+    /// Areas of the frame that are seen in a mirror, px: boxes whose middle lies there are turned back before they are matched.
+    pub mirrors: Vec<BoundingBox>,
     pub color: Option<ColorStage>,
+}
+
+impl MatchStage {
+    /// Whether the box is seen in a mirror.
+    #[must_use]
+    pub fn is_in_mirror(&self, bbox: &BoundingBox) -> bool {
+        self.mirrors.iter().any(|mirror| mirror.holds_centre_of(bbox))
+    }
 }
 
 /// How an item's colour is named.
@@ -201,6 +211,7 @@ struct RawMatch {
     use_fit: bool,
     px_per_mm: Option<f32>,
     views: Option<usize>,
+    mirrors: Vec<[f32; 4]>,
     color: Option<RawColor>,
     min_quality_level: Option<QualityLevel>,
     providers: Option<RawProviders>,
@@ -358,6 +369,7 @@ impl RawMatch {
                 format!("is {views}, must be 2 to {VIEWS_PER_ITEM_MAX}; leave it out where each box is an item"),
             );
         }
+        let mirrors = checked_areas("match.mirrors", &self.mirrors, document);
         MatchStage {
             index: path_or_fault(self.index, "match.index", "the folder `loupe index build` wrote", document, folder),
             model: path_or_fault(self.model, "match.model", "the embedding model's folder", document, folder),
@@ -370,6 +382,7 @@ impl RawMatch {
             use_fit: self.use_fit,
             px_per_mm: self.px_per_mm,
             views: self.views,
+            mirrors,
             color: self.color.map(|raw| raw.validate(document, folder)),
             min_quality_level: self.min_quality_level,
         }

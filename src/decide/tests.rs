@@ -96,6 +96,7 @@ fn matching() -> MatchStage {
         use_fit: false,
         px_per_mm: None,
         views: None,
+        mirrors: Vec::new(),
         color: None,
         index: "i".into(),
         model: "m".into(),

@@ -43,6 +43,16 @@ pub enum Resample {
     Linear,
 }
 
+impl Resample {
+    /// Raised when the same pixels become others than by the version before.
+    fn version(self) -> u32 {
+        match self {
+            Self::Triangle => 2, // 1 was near Pillow's BILINEAR, not equal to it
+            Self::Linear => 1,
+        }
+    }
+}
+
 /// Order of the input's axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -87,9 +97,13 @@ impl InputSpec {
     /// Digest of how pixels become input values, whatever the input's name and size, where a letterboxed picture lies so.
     pub(super) fn sha256(&self, placement: LetterboxPlacement) -> Digest {
         let Self { color, scale, mean, std, resize, pad_value, resample, .. } = self;
-        // A tuple of numbers and names always serialises.
         let form = (color, scale, mean, std, resize, pad_value, placement, resample);
-        Digest::of(&serde_json::to_vec(&form).unwrap_or_default())
+        // A tuple of numbers and names always serialises. The first version stands for itself, as it was noted at the time.
+        let bytes = match resample.version() {
+            1 => serde_json::to_vec(&form),
+            version => serde_json::to_vec(&(form, version)),
+        };
+        Digest::of(&bytes.unwrap_or_default())
     }
 }
 

@@ -106,6 +106,10 @@ pub struct OutputSpec {
     /// What the centres of the first and the last bin stand for; of role `foreshortening` only.
     #[serde(default)]
     pub range: Option<[f32; 2]>,
+    /// Whether a picture and its mirror image are embedded apart, as by a model trained without flips; of role `embedding`
+    /// only. A mirrored picture is then a second opinion, which an index asks for.
+    #[serde(default)]
+    pub mirror_sensitive: bool,
 }
 
 /// A file beside the model's: weights (ONNX external data), or the directions that an embedder learned for parts.
@@ -317,6 +321,12 @@ impl ModelManifest {
         self.file.outputs.iter().filter(move |output| output.role == role)
     }
 
+    /// Whether the embedder tells a picture from its mirror image.
+    #[must_use]
+    pub fn is_mirror_sensitive(&self) -> bool {
+        self.outputs_of(OutputRole::Embedding).any(|output| output.mirror_sensitive)
+    }
+
     /// The model's file.
     #[must_use]
     pub fn model_path(&self) -> PathBuf {
@@ -355,6 +365,9 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     }
     for output in &file.outputs {
         let name = &output.name;
+        if output.mirror_sensitive && output.role != OutputRole::Embedding {
+            return Err(format!("output `{name}`: `mirror_sensitive` is of outputs of role `embedding`"));
+        }
         match output.role {
             OutputRole::Features if output.stride.is_none_or(|stride| stride == 0) => {
                 return Err(format!("output `{name}` of role `features` needs a `stride` above 0"));
@@ -502,6 +515,8 @@ channels = 32
         check_fault("[224, 224]", "[0, 224]", "size_px");
         check_fault("e3b0", "zz", "sha256");
         check_fault("role = \"features\"", "role = \"detections\"", "kind = \"detector\"");
+        let told = "role = \"features\"\nmirror_sensitive = true";
+        check_fault("role = \"features\"", told, "of role `embedding`");
         let shown = "role = \"foreshortening\"\nrange =";
         check_fault("role = \"features\"", "role = \"foreshortening\"", "rising `range");
         check_fault("role = \"features\"", &format!("{shown} [0.1, -1.6]"), "rising `range");

@@ -41,7 +41,7 @@ pub use anomaly::{AnomalyModel, AnomalySpec, Normalisation, RawAnomaly, RawMap, 
 pub use assignment::NodeCounts;
 pub use detector::{DetectorModel, RawOutputs, RawTensor};
 pub use error::InferenceError;
-pub use features::{FeatureMap, FeatureMaps, FeatureModel, Looks};
+pub use features::{Crop, FeatureMap, FeatureMaps, FeatureModel, Looks};
 pub use golden::{GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, OutputReport};
 pub use health::ModelHealth;
 pub use input::{Axes, ColorOrder, InputSpec, LetterboxPlacement, Resample, ResizeMode};

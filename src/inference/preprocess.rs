@@ -187,6 +187,15 @@ impl Preprocessor {
         Ok(letterbox)
     }
 
+    /// Mirror picture `slot` left to right, with its border.
+    pub fn mirror(&mut self, slot: usize) {
+        match &mut self.values {
+            Values::F32(typed) => typed.mirror(slot, self.axes, self.size_px),
+            Values::F16(typed) => typed.mirror(slot, self.axes, self.size_px),
+            Values::U8(typed) => typed.mirror(slot, self.axes, self.size_px),
+        }
+    }
+
     /// What was filled in, and its shape.
     pub(super) fn input(&self) -> (View<'_>, [usize; 4]) {
         let (width, height) = (self.size_px.0 as usize, self.size_px.1 as usize);
@@ -207,6 +216,15 @@ impl<T: Copy> Typed<T> {
     fn new(level: impl Fn(usize, usize) -> T) -> Self {
         let tables = std::array::from_fn(|plane| std::array::from_fn(|value| level(plane, value)));
         Self { tables: Box::new(tables), values: Vec::new() }
+    }
+
+    fn mirror(&mut self, slot: usize, axes: Axes, (width, height): (u32, u32)) {
+        let (width, count) = (width as usize, 3 * width as usize * height as usize);
+        let picture = &mut self.values[slot * count..][..count];
+        match axes {
+            Axes::Nchw => picture.chunks_exact_mut(width).for_each(<[T]>::reverse),
+            Axes::Nhwc => picture.as_chunks_mut::<3>().0.chunks_exact_mut(width).for_each(<[[T; 3]]>::reverse),
+        }
     }
 
     fn fill(
@@ -385,6 +403,36 @@ mod tests {
         let steep = InputSpec { scale: 20.0, mean: [500.0; 3], ..plain };
         let (out, _) = filled(&steep, Element::U8, &image, &all, ((1, 1), Placement::Stretch));
         assert_eq!(out, [100.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_mirrored_picture_is_the_picture_of_the_mirrored_image_and_its_neighbour_stays() {
+        let level = |x: u32, y: u32, colour: u32| u8::try_from((x * 31 + y * 17 + colour * 71) % 251).unwrap();
+        let drawn = |is_mirrored: bool| {
+            let at = |x: u32| if is_mirrored { 6 - x } else { x };
+            let pixel = |x: u32, y: u32| (0..3).map(move |colour| level(at(x), y, colour));
+            Image::from_bgr(7, 4, (0..4).flat_map(|y| (0..7).flat_map(move |x| pixel(x, y))).collect()).unwrap()
+        };
+        let (image, mirrored, all) = (drawn(false), drawn(true), BoundingBox::whole(7, 4));
+        for axes in [Axes::Nchw, Axes::Nhwc] {
+            for element in [Element::F32, Element::F16, Element::U8] {
+                let spec = InputSpec { axes, ..spec(ColorOrder::Rgb) };
+                let values = |preprocessor: &Preprocessor| match preprocessor.input().0 {
+                    View::F32(values) => values.to_vec(),
+                    View::F16(values) => values.iter().map(|value| value.to_f32()).collect(),
+                    View::U8(values) => values.iter().map(|value| f32::from(*value)).collect(),
+                };
+                let mut preprocessor = Preprocessor::new(&spec, element);
+                preprocessor.begin(2, (9, 6)).unwrap();
+                for slot in 0..2 {
+                    preprocessor.fill(slot, &image, &all, Placement::Centre).unwrap();
+                }
+                preprocessor.mirror(1);
+                let expected =
+                    [&image, &mirrored].map(|image| filled(&spec, element, image, &all, ((9, 6), Placement::Centre)).0);
+                assert_eq!(values(&preprocessor), expected.concat(), "{axes:?}");
+            }
+        }
     }
 
     #[test]

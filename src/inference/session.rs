@@ -329,7 +329,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::{ModelManifest, Provider, ProviderPlan, Runtime};
-    use crate::inference::{DetectorModel, FeatureModel, InferenceError, ProviderChoice};
+    use crate::inference::{Crop, DetectorModel, FeatureModel, InferenceError, ProviderChoice};
     use crate::types::{BoundingBox, Image};
 
     fn models() -> PathBuf {
@@ -439,12 +439,41 @@ mod tests {
         let mut model = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
         let image = gradient(200, 120);
         let boxes = [[0.0, 0.0, 90.0, 60.0], [50.0, 10.0, 200.0, 120.0]].map(BoundingBox::from);
-        let crops = boxes.map(|area| (&image, area));
-        let both = model.look(&crops, 64).unwrap();
-        let second = model.look(&crops[1..], 64).unwrap();
+        let crops = boxes.map(|area| Crop { image: &image, area, is_mirrored: false });
+        let both = model.look(&crops, 64, false).unwrap();
+        let second = model.look(&crops[1..], 64, false).unwrap();
         assert_eq!((both.foreshortenings.len(), both.embeddings.len()), (2, 2 * model.embedding_dim()));
         assert!(second.foreshortenings[0].is_some() && second.foreshortenings[0] == both.foreshortenings[1]);
         assert_ne!(both.foreshortenings[0], both.foreshortenings[1]);
+    }
+
+    #[test]
+    fn an_embedder_looks_at_mirrored_crops_too_when_asked() {
+        let manifest = ModelManifest::load(&models().join("partnet")).unwrap();
+        let mut model = FeatureModel::open(&runtime(), &manifest, &ProviderPlan::default()).unwrap();
+        let image = gradient(64, 64);
+        let rows = (0..64).flat_map(|y| image.row(y).chunks_exact(3).rev().flatten().copied().collect::<Vec<u8>>());
+        let mirror = Image::from_bgr(64, 64, rows.collect()).unwrap();
+        let crop = |image, is_mirrored| Crop { image, area: BoundingBox::whole(64, 64), is_mirrored };
+        let crops = [crop(&image, false), crop(&mirror, false)];
+        let dim = model.embedding_dim();
+        let looks = model.look(&crops, 64, true).unwrap();
+        assert_eq!((looks.embeddings.len(), looks.mirrored.len(), looks.foreshortenings.len()), (2 * dim, 2 * dim, 2));
+        assert_eq!(
+            (&looks.mirrored[..dim], &looks.mirrored[dim..]),
+            (&looks.embeddings[dim..], &looks.embeddings[..dim])
+        );
+        assert_ne!(looks.embeddings[..dim], looks.embeddings[dim..], "it tells them apart");
+        let plain = model.look(&crops, 64, false).unwrap();
+        assert!(plain.mirrored.is_empty() && plain.embeddings == looks.embeddings);
+        assert_eq!(plain.foreshortenings, looks.foreshortenings);
+        let in_a_mirror = model.look(&[crop(&mirror, true)], 64, true).unwrap();
+        assert_eq!(
+            (&in_a_mirror.embeddings[..], &in_a_mirror.mirrored[..]),
+            looks.embeddings.split_at(dim),
+            "turned back"
+        );
+        assert!(manifest.is_mirror_sensitive());
     }
 
     #[test]
@@ -454,7 +483,8 @@ mod tests {
         let image = gradient(200, 120);
         let boxes = [[0.0, 0.0, 90.0, 60.0], [50.0, 10.0, 200.0, 120.0]].map(BoundingBox::from);
         let crops = boxes.map(|area| (&image, area));
-        let looks = model.look(&crops, 160).unwrap();
+        let crop = |area| Crop { image: &image, area, is_mirrored: false };
+        let looks = model.look(&boxes.map(crop), 160, false).unwrap();
         let both = model.embed(&crops, 160).unwrap();
         assert_eq!((both.len(), looks.foreshortenings), (2 * model.embedding_dim(), vec![None, None]));
         assert_eq!(looks.embeddings, both);

@@ -16,13 +16,14 @@ use super::clusters::{self, Clusters};
 use super::evidence::TierEvidence;
 use super::generation::{
     self, CENTRES_FILE, CONTENT_FILES, EVIDENCE_FILE, GROUPS_FILE, Generation, IDS_FILE, L1_FILE, L2_FILE, LISTS_FILE,
-    MANIFEST_FILE, SHAPE_VIEWS_FILE, SHAPES_FILE, SIZES_FILE,
+    MANIFEST_FILE, MIRRORS_FILE, SHAPE_VIEWS_FILE, SHAPES_FILE, SIZES_FILE,
 };
 use super::groups::Groups;
 use super::hot;
 use super::ids::{IdsBuilder, Template};
 use super::lists::Lists;
-use super::manifest::{ColdTier, Embedding, FORMAT, HotTier, Manifest};
+use super::manifest::{ColdTier, Embedding, FORMAT, FORMAT_OLDEST, HotTier, Manifest};
+use super::mirrors::Mirrors;
 use super::search::normalise;
 use super::shapes::ShapesBuilder;
 use super::sizes::Sizes;
@@ -76,6 +77,10 @@ pub struct Built {
     pub manifest: Manifest,
     /// Parts whose direction the embedder learned.
     pub centre_count: usize,
+    /// Parts whose mirror image is known.
+    pub mirror_count: usize,
+    /// Of these, those whose mirror image is another part.
+    pub mirror_other_count: usize,
     pub build_ms: f32,
 }
 
@@ -109,6 +114,7 @@ pub struct IndexBuilder {
     sizes: Sizes,
     shapes: ShapesBuilder,
     centres: Centres,
+    mirrors: Mirrors,
     evidence: TierEvidence,
     /// Normalised; empty: disturbed templates.
     probes: Vec<f32>,
@@ -129,6 +135,7 @@ impl IndexBuilder {
             sizes: Sizes::default(),
             shapes: ShapesBuilder::default(),
             centres: Centres::default(),
+            mirrors: Mirrors::default(),
             evidence: TierEvidence::default(),
         }
     }
@@ -151,6 +158,13 @@ impl IndexBuilder {
     #[must_use]
     pub fn with_centres(mut self, centres: Centres) -> Self {
         self.centres = centres;
+        self
+    }
+
+    /// Store with the generation what mirrored pictures of its parts show: whoever searches it embeds pictures mirrored too.
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: Mirrors) -> Self {
+        self.mirrors = mirrors;
         self
     }
 
@@ -231,12 +245,14 @@ impl IndexBuilder {
             // A generation that would not open must never become the live one.
             progress(Phase::Checking, 0, 1);
             let (generation, proof) = Generation::open_reading_all(&staged)?;
-            let centre_count = generation.centres.len();
+            let (centre_count, mirrors) = (generation.centres.len(), &generation.mirrors);
+            let (mirror_count, mirror_other_count) = (mirrors.len(), mirrors.other_count());
             progress(Phase::Switching, 0, 1);
             let sha256 = Digest::of(&manifest.to_bytes());
             let dir = store::publish(root, &staged, &generation::name_of(&sha256), &proof)?;
             progress(Phase::Switching, 1, 1);
-            Ok(Built { dir, sha256, manifest, centre_count, build_ms: watch.ms() })
+            let build_ms = watch.ms();
+            Ok(Built { dir, sha256, manifest, centre_count, mirror_count, mirror_other_count, build_ms })
         });
         if written.is_err() && staged.exists() {
             // The first error is the one to report; what stays behind is removed by a later build.
@@ -246,7 +262,8 @@ impl IndexBuilder {
     }
 
     fn write(self, dir: &Path, progress: Progress<'_>) -> Result<Manifest, MatchError> {
-        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, shapes, centres, evidence } = self;
+        let Self { dim, embedding, options, mut ids, vectors, probes, groups, sizes, shapes, .. } = self;
+        let (centres, mirrors, evidence) = (self.centres, self.mirrors, self.evidence);
         if ids.len() == 0 {
             return Err(MatchError::NoTemplates);
         }
@@ -293,6 +310,11 @@ impl IndexBuilder {
             store::write_synced(&path, &centres.to_bytes()?)?;
             files.insert(CENTRES_FILE.to_owned(), generation::entry_of(&path)?);
         }
+        if !mirrors.is_empty() {
+            let path = dir.join(MIRRORS_FILE);
+            store::write_synced(&path, &mirrors.to_csv()?)?;
+            files.insert(MIRRORS_FILE.to_owned(), generation::entry_of(&path)?);
+        }
         if !groups.is_empty() {
             let path = dir.join(GROUPS_FILE);
             store::write_synced(&path, &groups.to_csv()?)?;
@@ -307,7 +329,8 @@ impl IndexBuilder {
         let (part_count, template_count) = (ids.part_count(), ids.len());
         let metric = "cosine".to_owned();
         let l2 = cold.tier;
-        let manifest = Manifest { format: FORMAT, dim, metric, embedding, part_count, template_count, l1, l2, files };
+        let format = if mirrors.is_empty() { FORMAT_OLDEST } else { FORMAT };
+        let manifest = Manifest { format, dim, metric, embedding, part_count, template_count, l1, l2, files };
         store::write_synced(&dir.join(MANIFEST_FILE), &manifest.to_bytes())?;
         progress(Phase::Writing, 3, 3);
         Ok(manifest)

@@ -37,11 +37,14 @@ pub enum MatchError {
     Model { name: String, index_model: Digest, model: Digest },
     #[error(
         "the index was built when the manifest of model {name} gave its pictures another form ([input]: colour order, scale, \
-         mean, std, resize, resample, padding); put that back, or rebuild the index"
+         mean, std, resize, resample, padding), or by a version of Loupe that scaled them otherwise; put that back, or rebuild \
+         the index"
     )]
     Preprocessing { name: String },
     #[error("{values} values are not whole embeddings of the index's dimension {dim}")]
     Shape { values: usize, dim: usize },
+    #[error("{pictures} pictures came with {mirrored} mirrored ones")]
+    Mirrored { pictures: usize, mirrored: usize },
     #[error("embedding {position} is not finite or has no direction (norm {norm})")]
     NoDirection { position: usize, norm: f32 },
     #[error("no templates to build an index from")]

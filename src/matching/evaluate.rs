@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::MatchError;
+use super::embedded::Embedded;
 use super::fuse::Seen;
 use super::rank::AcceptRule;
 use super::search::PartIndex;
@@ -81,23 +82,23 @@ pub struct ViewsEvaluation {
 
 /// Search every query by itself, as a line with one part a frame does, and compare.
 ///
-/// `embeddings` `[N, dim]`; `queries`: what each of them shows.
+/// `queries`: what each of the `embeddings` shows.
 ///
 /// # Errors
 /// When the counts differ, there are no queries, or a search fails.
 pub fn evaluate(
     index: &PartIndex,
-    embeddings: &[f32],
+    embeddings: Embedded<'_>,
     queries: &[Query<'_>],
     rule: AcceptRule,
 ) -> Result<Evaluation, MatchError> {
-    if embeddings.len() != queries.len() * index.dim() || queries.is_empty() {
-        return Err(MatchError::Shape { values: embeddings.len(), dim: index.dim() });
+    if embeddings.pictures.len() != queries.len() * index.dim() || queries.is_empty() {
+        return Err(MatchError::Shape { values: embeddings.pictures.len(), dim: index.dim() });
     }
     let exact = index.search_exact(embeddings)?;
     let mut found = Vec::with_capacity(queries.len());
     let mut times_us = Vec::with_capacity(queries.len());
-    for embedding in embeddings.chunks_exact(index.dim()) {
+    for embedding in embeddings.pictures.chunks_exact(index.dim()) {
         let watch = Stopwatch::start();
         let answers = index.search(embedding, rule)?;
         times_us.push(watch.elapsed().as_secs_f64() * 1e6);
@@ -156,7 +157,7 @@ pub fn evaluate(
 /// The items of several views, each from all of them, by exhaustive search.
 fn evaluate_views(
     index: &PartIndex,
-    embeddings: &[f32],
+    embeddings: Embedded<'_>,
     queries: &[Query<'_>],
 ) -> Result<Option<ViewsEvaluation>, MatchError> {
     let items = seen_together(queries.iter().map(|query| query.item));
@@ -165,9 +166,8 @@ fn evaluate_views(
     }
     let mut answers = Vec::with_capacity(items.len());
     for item in &items {
-        let vectors: Vec<f32> =
-            item.iter().flat_map(|&at| &embeddings[at * index.dim()..(at + 1) * index.dim()]).copied().collect();
-        answers.push(index.search_views_exact(&vectors)?.evidence);
+        let (pictures, mirrored) = embeddings.picked(item, index.dim());
+        answers.push(index.search_views_exact(Embedded { pictures: &pictures, mirrored: &mirrored })?.evidence);
     }
     let share = |count: usize| count as f64 / items.len() as f64;
     let hits = |answers: &[MatchEvidence], within: usize| {

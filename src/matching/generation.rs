@@ -1,5 +1,5 @@
 //! One generation directory: `manifest.json`, `l1.vectors`, `l2.vectors`, `l2.lists`, `ids.bin`, perhaps
-//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, `centres.safetensors`, and `evidence.csv`; named
+//! `groups.csv`, `sizes.csv`, `shapes.csv` with `shapes.bin`, `centres.safetensors`, `mirrors.csv`, and `evidence.csv`; named
 //! `gen-` and the first 12 digits of the manifest's digest, and through the manifest's digests of everything in it.
 //!
 //! Invariants: never edited in place; opened only when every byte was compared with its digest, now or (as
@@ -18,6 +18,7 @@ use super::ids::TemplateIds;
 use super::lists::Lists;
 use super::manifest::{FORMAT, FileEntry, Manifest};
 use super::map::Map;
+use super::mirrors::Mirrors;
 use super::proof::{self, Proof};
 use super::shapes::{ShapeList, Shapes};
 use super::sizes::Sizes;
@@ -39,6 +40,8 @@ pub const SHAPE_VIEWS_FILE: &str = "shapes.bin";
 pub const EVIDENCE_FILE: &str = "evidence.csv";
 /// Only where the embedder learned directions of its own for some of the parts.
 pub const CENTRES_FILE: &str = "centres.safetensors";
+/// Only where the embedder tells a picture from its mirror image.
+pub const MIRRORS_FILE: &str = "mirrors.csv";
 /// Files whose digests the manifest holds.
 pub const CONTENT_FILES: [&str; 4] = [L1_FILE, L2_FILE, LISTS_FILE, IDS_FILE];
 
@@ -54,6 +57,7 @@ pub struct Generation {
     pub sizes: Sizes,
     pub shapes: Shapes,
     pub centres: Centres,
+    pub mirrors: Mirrors,
     /// Vectors of the hot tier, `[l1.count, dim]`.
     pub l1: Vec<f32>,
     /// Vectors of the cold tier, memory-mapped.
@@ -121,6 +125,7 @@ impl Generation {
         let centres = read_optional(dir, &manifest, CENTRES_FILE, |bytes| {
             Centres::parse(bytes, manifest.dim).map_err(|fault| format!("{CENTRES_FILE}: {fault}"))
         })?;
+        let mirrors = read_optional(dir, &manifest, MIRRORS_FILE, Mirrors::parse)?;
         check_counts(&manifest, &ids).map_err(damaged)?;
         let l1 = l1.values(0, manifest.l1.count * manifest.dim).unwrap_or(&[]).to_vec();
         Ok(Self {
@@ -132,6 +137,7 @@ impl Generation {
             sizes,
             shapes,
             centres,
+            mirrors,
             l1,
             l2,
             l2_copy: Vec::new(),
@@ -204,7 +210,7 @@ pub(super) fn entry_of(path: &Path) -> Result<FileEntry, MatchError> {
 
 /// The files that this generation has by its manifest.
 fn content_files(manifest: &Manifest) -> impl Iterator<Item = &'static str> {
-    let optional = [GROUPS_FILE, SIZES_FILE, SHAPES_FILE, SHAPE_VIEWS_FILE, EVIDENCE_FILE, CENTRES_FILE];
+    let optional = [GROUPS_FILE, SIZES_FILE, SHAPES_FILE, SHAPE_VIEWS_FILE, EVIDENCE_FILE, CENTRES_FILE, MIRRORS_FILE];
     let optional = optional.into_iter().filter(|name| manifest.files.contains_key(*name));
     CONTENT_FILES.into_iter().chain(optional)
 }

@@ -62,6 +62,8 @@ pub struct Known {
     pub shapes: usize,
     /// Direction that the embedder learned.
     pub centres: usize,
+    /// Parts of which is known what a mirrored picture shows.
+    pub mirrors: usize,
 }
 
 /// What a fit said of itself when it was learned; ratios 0 to 1.
@@ -146,7 +148,12 @@ pub fn stats(root: &Path) -> Result<Stats, MatchError> {
         for &part in live.ids.parts() {
             *stats.templates_of_part.entry(live.ids.part_name(part).unwrap_or_default().to_owned()).or_insert(0) += 1;
         }
-        stats.known = Some(Known { sizes: live.sizes.len(), shapes: live.shapes.len(), centres: live.centres.len() });
+        stats.known = Some(Known {
+            sizes: live.sizes.len(),
+            shapes: live.shapes.len(),
+            centres: live.centres.len(),
+            mirrors: live.mirrors.len(),
+        });
         match Fit::load(&Fit::path(root, &current), live.sha256) {
             Ok(fit) => stats.fit = fit.map(|(fit, _)| FitStats::from(&fit)),
             Err(error) => stats.fit_fault = Some(error.to_string()),

@@ -26,6 +26,15 @@ pub(super) struct Alike {
     pub centre: Option<f32>,
 }
 
+impl Alike {
+    /// Of two pictures of one item, where both say something; else what one says.
+    pub fn mean(self, other: Self) -> Self {
+        let of =
+            |one: Option<f32>, other: Option<f32>| one.zip(other).map(|(one, other)| f32::midpoint(one, other)).or(one);
+        Self { likeness: of(self.likeness, other.likeness), centre: of(self.centre, other.centre) }
+    }
+}
+
 /// The likeness by the cosines with a part's catalogue views and with those that people taught, −1 to 1; `None` where there
 /// are neither. Where there are both, each kind stands for half: a taught view comes from the camera that asks, and must
 /// not be one voice among eighteen.

@@ -8,8 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::Digest;
 
-/// Layout of a generation directory; raised when an older reader would misread it.
-pub const FORMAT: u32 = 2;
+/// Layout of a generation directory; raised when an older reader would misread it. 3: with `mirrors.csv`, which a reader
+/// of 2 would not weigh; one without it is written as 2.
+pub const FORMAT: u32 = 3;
+/// The oldest layout that is read.
+pub const FORMAT_OLDEST: u32 = 2;
+
+/// The layouts that are read.
+const READ: std::ops::RangeInclusive<u64> = FORMAT_OLDEST as u64..=FORMAT as u64;
 
 /// How crops become embeddings; a query must be embedded the same way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,18 +97,18 @@ impl Manifest {
         bytes
     }
 
-    /// The document's format where it is another than the current one; `None` also for what is no manifest at all.
+    /// The document's format where it is none that is read; `None` also for what is no manifest at all.
     #[must_use]
     pub fn other_format(bytes: &[u8]) -> Option<u64> {
         let document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-        document.get("format")?.as_u64().filter(|&format| format != u64::from(FORMAT))
+        document.get("format")?.as_u64().filter(|format| !READ.contains(format))
     }
 
     /// # Errors
     /// A sentence saying what is wrong with the document.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
-        if manifest.format != FORMAT {
+        if !READ.contains(&u64::from(manifest.format)) {
             return Err(format!("manifest.json has format {}, this version reads {FORMAT}", manifest.format));
         }
         if manifest.dim == 0 || manifest.template_count == 0 || manifest.metric != "cosine" {

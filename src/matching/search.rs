@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 
 use super::MatchError;
 use super::delta::{DeltaView, LEARNED_VIEW_PREFIX, Learning};
+use super::embedded::{Embedded, Queries, Query};
 use super::fit::Fit;
 use super::generation::{self, Generation};
 use super::ids::{TemplateIds, TemplateRef};
@@ -36,6 +37,8 @@ pub struct PartIndex {
     pub(super) fit: Option<(Fit, Digest)>,
     /// Views of the catalogue and taught ones, apart. Made when first asked for: only a fit weighs all of a part.
     part_rows: OnceLock<[PartRows; 2]>,
+    /// What a mirrored picture of each part shows, both by number.
+    mirror_of: Vec<Option<u32>>,
 }
 
 impl PartIndex {
@@ -68,15 +71,24 @@ impl PartIndex {
     pub fn of(generation: Generation, quarantined: Option<Quarantined>) -> Self {
         let hot_covers_all_parts = generation.ids.hot_covers_all_parts();
         let hot_is_all = generation.ids.hot().len() == generation.ids.len();
-        Self { generation, quarantined, hot_covers_all_parts, hot_is_all, fit: None, part_rows: OnceLock::new() }
+        let (ids, mirrors) = (&generation.ids, &generation.mirrors);
+        let mirror = |part| ids.number_of(mirrors.of(ids.part_name(part)?)?);
+        let mirror_of =
+            if mirrors.is_empty() { Vec::new() } else { (0..ids.part_count() as u32).map(mirror).collect() };
+        let (fit, part_rows) = (None, OnceLock::new());
+        Self { generation, quarantined, hot_covers_all_parts, hot_is_all, fit, part_rows, mirror_of }
     }
 
-    /// The best parts for each of `embeddings`, `[N, dim]`; one answer each, in order. Times are those of the batch,
-    /// divided by the queries that took part.
+    /// The best parts for each of `embeddings`; one answer each, in order. Times are those of the batch, divided by the
+    /// queries that took part.
     ///
     /// # Errors
-    /// When `embeddings` is not `[N, dim]` finite vectors that have a direction, or the index is broken.
-    pub fn search(&self, embeddings: &[f32], rule: AcceptRule) -> Result<Vec<MatchEvidence>, MatchError> {
+    /// When `embeddings` are not `[N, dim]` finite vectors that have a direction, or the index is broken.
+    pub fn search<'a>(
+        &self,
+        embeddings: impl Into<Embedded<'a>>,
+        rule: AcceptRule,
+    ) -> Result<Vec<MatchEvidence>, MatchError> {
         self.search_with(embeddings, rule, Learning::default())
     }
 
@@ -85,15 +97,16 @@ impl PartIndex {
     ///
     /// # Errors
     /// As [`PartIndex::search`].
-    pub fn search_with(
+    pub fn search_with<'a>(
         &self,
-        embeddings: &[f32],
+        embeddings: impl Into<Embedded<'a>>,
         rule: AcceptRule,
         learning: Learning<'_>,
     ) -> Result<Vec<MatchEvidence>, MatchError> {
-        let queries = self.normalised(embeddings)?;
+        let queries = embeddings.into().normalised(self.dim())?;
         let delta = self.delta_view(learning);
-        self.answers(&queries, self.tops(&queries, rule, learning.group_margin, &delta), &delta, self.fit.is_some())
+        let tops = self.tops(&queries.pictures, rule, learning.group_margin, &delta);
+        self.answers(&queries, tops, &delta, self.fit.is_some())
     }
 
     /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by. Gives
@@ -101,21 +114,21 @@ impl PartIndex {
     ///
     /// # Errors
     /// As [`PartIndex::search`].
-    pub fn search_exact(&self, embeddings: &[f32]) -> Result<Vec<MatchEvidence>, MatchError> {
-        let queries = self.normalised(embeddings)?;
-        self.answers(&queries, self.tops_exact(&queries), &DeltaView::default(), true)
+    pub fn search_exact<'a>(&self, embeddings: impl Into<Embedded<'a>>) -> Result<Vec<MatchEvidence>, MatchError> {
+        let queries = embeddings.into().normalised(self.dim())?;
+        self.answers(&queries, self.tops_exact(&queries.pictures), &DeltaView::default(), true)
     }
 
     /// The evidence of each query's parts; how alike they are to all of a part where `has_alike`.
     fn answers(
         &self,
-        queries: &[f32],
+        queries: &Queries,
         tops: Vec<(TopParts, Stages)>,
         delta: &DeltaView<'_>,
         has_alike: bool,
     ) -> Result<Vec<MatchEvidence>, MatchError> {
         let names = self.names(delta);
-        let answers = tops.iter().zip(queries.chunks_exact(self.dim())).map(|((top, stages), query)| {
+        let answers = tops.iter().zip(queries.iter()).map(|((top, stages), query)| {
             let alike = |candidate: &Candidate| match has_alike {
                 true => self.alike(query, candidate.part, delta),
                 false => Alike::default(),
@@ -173,8 +186,17 @@ impl PartIndex {
         MatchError::damaged(&self.generation.dir, "a search found nothing")
     }
 
-    /// How alike `query`, of length 1, is to all that is known of the part of this number.
-    pub(super) fn alike(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Alike {
+    /// How alike `query` is to all that is known of the part of this number: where it was mirrored and is known what a mirrored
+    /// picture of the part shows, the mean of both pictures.
+    pub(super) fn alike(&self, query: Query<'_>, part: u32, delta: &DeltaView<'_>) -> Alike {
+        let plain = self.picture_alike(query.picture, part, delta);
+        let mirror = self.mirror_of.get(part as usize).copied().flatten();
+        let second = query.mirrored.zip(mirror).map(|(picture, mirror)| self.picture_alike(picture, mirror, delta));
+        second.map_or(plain, |second| plain.mean(second))
+    }
+
+    /// How alike `query`, of length 1, is to the part of this number.
+    fn picture_alike(&self, query: &[f32], part: u32, delta: &DeltaView<'_>) -> Alike {
         let [catalogue, taught] = self.part_rows().each_ref().map(|rows| rows.of(part));
         let views = |rows| self.views(rows).map(|(_, view)| view);
         let taught = || views(taught).chain(delta.vectors(part, self.dim()));
@@ -299,6 +321,18 @@ impl PartIndex {
         &self.generation.sizes
     }
 
+    /// What mirrored pictures of the parts show.
+    #[must_use]
+    pub fn mirrors(&self) -> &super::Mirrors {
+        &self.generation.mirrors
+    }
+
+    /// Whether pictures are to be embedded mirrored too ([`Embedded::mirrored`]): a fit weighs it.
+    #[must_use]
+    pub fn wants_mirrored(&self) -> bool {
+        self.fit.is_some() && !self.generation.mirrors.is_empty()
+    }
+
     /// Directions that the embedder learned of the parts.
     #[must_use]
     pub fn centres(&self) -> &super::Centres {
@@ -338,18 +372,6 @@ impl PartIndex {
     pub fn in_memory(mut self) -> Self {
         self.generation.copy_to_memory();
         self
-    }
-
-    /// A copy with every vector of length 1, so that inner products are cosines.
-    pub(super) fn normalised(&self, embeddings: &[f32]) -> Result<Vec<f32>, MatchError> {
-        if !embeddings.len().is_multiple_of(self.dim()) {
-            return Err(MatchError::Shape { values: embeddings.len(), dim: self.dim() });
-        }
-        let mut queries = embeddings.to_vec();
-        for (position, query) in queries.chunks_exact_mut(self.dim()).enumerate() {
-            normalise(query).map_err(|norm| MatchError::NoDirection { position, norm })?;
-        }
-        Ok(queries)
     }
 
     fn hot_answers(&self, top: &TopParts, rule: AcceptRule, group_margin: f32, names: &Names<'_>) -> bool {

@@ -39,12 +39,15 @@ pub struct TurnedView {
 }
 
 impl Shape {
-    /// The edges inside `bbox`, px of `image`; what lies outside the image repeats its border.
+    /// The edges inside `bbox`, px of `image`, turned back where that is seen in a mirror; what lies outside the image repeats
+    /// its border.
     #[must_use]
-    pub fn of(image: &Image, bbox: &BoundingBox) -> Self {
+    pub fn of(image: &Image, bbox: &BoundingBox, is_mirrored: bool) -> Self {
         let (x_step, y_step) = (bbox.width_px().max(1.0) / SIDE_PX as f32, bbox.height_px().max(1.0) / SIDE_PX as f32);
         let (x, y) = (bbox.x1 + 0.5 * x_step - 0.5, bbox.y1 + 0.5 * y_step - 0.5);
         let pixel = |x: i32, y: i32| pixel(image, x, y);
+        let last = x + x_step * (SIDE_PX - 1) as f32;
+        let (x, x_step) = if is_mirrored { (last, -x_step) } else { (x, x_step) };
         let square = sample([x_step, 0.0, x, 0.0, y_step, y], pixel);
         let mut edges = described(blurred(square));
         for cell in edges.chunks_exact_mut(BINS) {
@@ -248,7 +251,7 @@ mod tests {
             let (x, y) = (at % item.width_px(), at / item.width_px());
             (x1, y1, x2, y2) = (x1.min(x), y1.min(y), x2.max(x + 1), y2.max(y + 1));
         }
-        let shape = Shape::of(item, &BoundingBox::new(x1 as f32, y1 as f32, x2 as f32, y2 as f32));
+        let shape = Shape::of(item, &BoundingBox::new(x1 as f32, y1 as f32, x2 as f32, y2 as f32), false);
         turned_views(template).iter().map(|view| shape.likeness(view.total, &view.edges)).fold(0.0, f32::max)
     }
 
@@ -274,12 +277,12 @@ mod tests {
             BoundingBox::new(50.0, 50.0, 60.0, 51.0),
         ] {
             for image in [&one, &even] {
-                let shape = Shape::of(image, &bbox);
+                let shape = Shape::of(image, &bbox, false);
                 assert!(shape.0.iter().all(|value| value.is_finite()));
             }
         }
         let views = turned_views(&ell(false, 0, 220, 40));
         assert_eq!(views.len(), TURNS);
-        assert_eq!(Shape::of(&even, &BoundingBox::whole(20, 20)).likeness(views[0].total, &views[0].edges), 0.0);
+        assert_eq!(Shape::of(&even, &BoundingBox::whole(20, 20), false).likeness(views[0].total, &views[0].edges), 0.0);
     }
 }

@@ -159,7 +159,7 @@ mod tests {
         std::fs::write(file.path(), &bytes).unwrap();
         let shapes = Shapes::new(ShapeList::parse(&list).unwrap(), Map::open(file.path()).unwrap()).unwrap();
         assert_eq!((shapes.len(), shapes.knows("left"), shapes.knows("none")), (2, true, false));
-        let item = Shape::of(&picture(true), &BoundingBox::new(11.0, 5.0, 31.0, 35.0));
+        let item = Shape::of(&picture(true), &BoundingBox::new(11.0, 5.0, 31.0, 35.0), false);
         assert!(shapes.likeness(&item, "right") > shapes.likeness(&item, "left"));
         assert_eq!(shapes.likeness(&item, "none"), None);
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use super::MatchError;
 use super::delta::{DeltaView, Learning};
+use super::embedded::{Embedded, Queries, Query};
 use super::likeness::Alike;
 use super::rank::{self, AcceptRule, CANDIDATES, Candidate, Stages, TopParts};
 use super::search::PartIndex;
@@ -25,19 +26,19 @@ pub struct Together {
 }
 
 impl PartIndex {
-    /// The best parts for one item, of which `embeddings`, `[views, dim]`, are views.
+    /// The best parts for one item, of which `embeddings` are views.
     ///
     /// # Errors
     /// As [`PartIndex::search`].
-    pub fn search_views(
+    pub fn search_views<'a>(
         &self,
-        embeddings: &[f32],
+        embeddings: impl Into<Embedded<'a>>,
         rule: AcceptRule,
         learning: Learning<'_>,
     ) -> Result<Together, MatchError> {
-        let queries = self.normalised(embeddings)?;
+        let queries = embeddings.into().normalised(self.dim())?;
         let delta = self.delta_view(learning);
-        let tops = self.tops(&queries, rule, learning.group_margin, &delta);
+        let tops = self.tops(&queries.pictures, rule, learning.group_margin, &delta);
         self.together(&queries, &tops, &delta, self.fit().is_some())
     }
 
@@ -46,33 +47,34 @@ impl PartIndex {
     ///
     /// # Errors
     /// As [`PartIndex::search`].
-    pub fn search_views_exact(&self, embeddings: &[f32]) -> Result<Together, MatchError> {
-        let queries = self.normalised(embeddings)?;
-        self.together(&queries, &self.tops_exact(&queries), &DeltaView::default(), true)
+    pub fn search_views_exact<'a>(&self, embeddings: impl Into<Embedded<'a>>) -> Result<Together, MatchError> {
+        let queries = embeddings.into().normalised(self.dim())?;
+        self.together(&queries, &self.tops_exact(&queries.pictures), &DeltaView::default(), true)
     }
 
     fn together(
         &self,
-        queries: &[f32],
+        queries: &Queries,
         tops: &[(TopParts, Stages)],
         delta: &DeltaView<'_>,
         has_alike: bool,
     ) -> Result<Together, MatchError> {
-        let views: Vec<&[f32]> = queries.chunks_exact(self.dim()).collect();
+        let views: Vec<Query<'_>> = queries.iter().collect();
         let mut parts: Vec<u32> = tops.iter().flat_map(|(top, _)| top.parts().iter().map(|found| found.part)).collect();
         parts.sort_unstable();
         parts.dedup();
         let mut known: BTreeMap<u32, Alike> = BTreeMap::new();
         let mut candidates: Vec<Candidate> = Vec::with_capacity(parts.len());
         for part in parts {
-            let nearest: Vec<Candidate> = views.iter().filter_map(|query| self.nearest(query, part, delta)).collect();
+            let nearest: Vec<Candidate> =
+                views.iter().filter_map(|query| self.nearest(query.picture, part, delta)).collect();
             let Some(best) = nearest.iter().copied().reduce(|best, one| if one.beats(&best) { one } else { best })
             else {
                 continue;
             };
             candidates.push(Candidate { similarity: mean(nearest.iter().map(|one| one.similarity)), ..best });
             if has_alike {
-                let alike: Vec<Alike> = views.iter().map(|query| self.alike(query, part, delta)).collect();
+                let alike: Vec<Alike> = views.iter().map(|query| self.alike(*query, part, delta)).collect();
                 let of_all = |of: fn(&Alike) -> Option<f32>| {
                     Some(mean(alike.iter().map(of).collect::<Option<Vec<f32>>>()?.into_iter()))
                 };

@@ -8,8 +8,8 @@ use super::engines::Matcher;
 use crate::clock::Stopwatch;
 use crate::config::MatchStage;
 use crate::decide::ItemEvidence;
-use crate::inference::{InferenceError, Looks};
-use crate::matching::{AcceptRule, Learning, MatchError, PartIndex, Seen, Shape};
+use crate::inference::{Crop, InferenceError, Looks};
+use crate::matching::{AcceptRule, Embedded, Learning, MatchError, PartIndex, Seen, Shape};
 use crate::measure::{measure_colour, measure_size};
 use crate::types::{
     BoundingBox, Foreshortening, Image, ItemView, MatchEvidence, QualityLevel, RankedPart, Reason, SizeMm, Timings,
@@ -89,8 +89,9 @@ impl Identifier<'_> {
         let embedding = &self.index.manifest().embedding;
         let crop_of =
             |bbox: &BoundingBox| bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
-        let crops: Vec<(&Image, BoundingBox)> = boxes.iter().map(|bbox| (image, crop_of(bbox))).collect();
-        self.matcher.model.look(&crops, embedding.input_px)
+        let crop = |bbox: &BoundingBox| Crop { image, area: crop_of(bbox), is_mirrored: self.stage.is_in_mirror(bbox) };
+        let crops: Vec<Crop<'_>> = boxes.iter().map(crop).collect();
+        self.matcher.model.look(&crops, embedding.input_px, self.index.wants_mirrored())
     }
 
     /// Every box is an item.
@@ -101,7 +102,8 @@ impl Identifier<'_> {
         boxes: &[BoundingBox],
         looks: Looks,
     ) -> Result<(), MatchError> {
-        let matches = self.with_learning(|rule, learning| self.index.search_with(&looks.embeddings, rule, learning))?;
+        let embedded = Embedded { pictures: &looks.embeddings, mirrored: &looks.mirrored };
+        let matches = self.with_learning(|rule, learning| self.index.search_with(embedded, rule, learning))?;
         let seen = boxes.iter().zip(looks.foreshortenings).zip(matches);
         for (item, ((bbox, shown), matched)) in items.iter_mut().zip(seen) {
             let seen = self.seen(image, bbox, item.size_mm, shown, &matched.top_k);
@@ -118,8 +120,8 @@ impl Identifier<'_> {
         boxes: &[BoundingBox],
         looks: Looks,
     ) -> Result<(), MatchError> {
-        let together =
-            self.with_learning(|rule, learning| self.index.search_views(&looks.embeddings, rule, learning))?;
+        let embedded = Embedded { pictures: &looks.embeddings, mirrored: &looks.mirrored };
+        let together = self.with_learning(|rule, learning| self.index.search_views(embedded, rule, learning))?;
         let ranked = &together.evidence.top_k;
         let views: Vec<Seen> = boxes
             .iter()
@@ -150,7 +152,7 @@ impl Identifier<'_> {
     ) -> Seen {
         let margin = 1.0 + 2.0 * self.index.manifest().embedding.crop_margin_ratio;
         let is_weighed = self.index.fit().is_some() && self.index.wants_shape(ranked);
-        let shape = is_weighed.then(|| Shape::of(image, bbox));
+        let shape = is_weighed.then(|| Shape::of(image, bbox, self.stage.is_in_mirror(bbox)));
         Seen { size_mm, foreshortening: shown.map(|shown| shown.of_inner(margin)), shape }
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::capture::{self, CaptureError};
 use crate::config::Recipe;
-use crate::inference::{FeatureModel, InferenceError, ModelManifest, Runtime};
+use crate::inference::{Crop, FeatureModel, InferenceError, ModelManifest, Runtime};
 use crate::ledger::{Ledger, LedgerError, LedgerReader, NewReview, artifacts_dir};
 use crate::limits::{REVIEW_REASON_CHARS_MAX, REVIEW_WORD_CHARS_MAX};
 use crate::matching::{Deltas, MatchError, Outline, index_name};
@@ -256,14 +256,16 @@ impl Reviewer {
         }
         let (image, artifact) = kept_frame(self.ledger.state_dir(), inspection)?;
         let embedding = &outline.manifest.embedding;
-        let crop = item.largest_box().grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
+        let bbox = item.largest_box();
+        let crop = bbox.grown(embedding.crop_margin_ratio).clamped(image.width_px(), image.height_px());
         let manifest = ModelManifest::load(&stage.model).map_err(Box::new)?;
         if manifest.sha256() != embedding.model_sha256 {
             return Err(ReviewError::OtherModel);
         }
         let runtime = self.runtime.as_ref().ok_or_else(no_recipe)?;
         let mut model = FeatureModel::open(runtime, &manifest, &stage.providers.plan).map_err(Box::new)?;
-        let vector = model.embed(&[(&image, crop)], embedding.input_px).map_err(Box::new)?;
+        let shown = Crop { image: &image, area: crop, is_mirrored: stage.is_in_mirror(&bbox) };
+        let vector = model.look(&[shown], embedding.input_px, false).map_err(Box::new)?.embeddings;
         Ok(LearnedTemplate {
             id: 0,
             review_id: Uuid::nil(),

@@ -49,7 +49,8 @@ pub struct RankedPart {
     /// Cosine, −1 to 1.
     pub similarity: f32,
     /// Logarithm of the mean of `exp(8 × cosine)` over all templates of the part, divided by 8, those of the catalogue and
-    /// those taught by reviews each standing for half: −1 to 1; `None` where nothing weighs it.
+    /// those taught by reviews each standing for half: −1 to 1; `None` where nothing weighs it. Where the item's picture was
+    /// looked at mirrored too, the mean of this and of the same with what a mirrored picture of the part shows; so `centre`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likeness: Option<f32>,
     /// Cosine with the part's centre: the direction that the embedder learned for it, else that of the sum of its catalogue
