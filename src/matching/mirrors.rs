@@ -171,16 +171,14 @@ impl Mirrors {
 /// The parts that have pictures enough, by name.
 fn parts_of<'a>(Pictures { parts, embedded, dim }: Pictures<'a>, centres: &'a Centres) -> Vec<Part<'a>> {
     let vectors = embedded.pictures.chunks_exact(dim).zip(embedded.mirrored.chunks_exact(dim));
-    let mut of_name: BTreeMap<&str, Vec<(&[f32], &[f32])>> = BTreeMap::new();
-    for (name, vectors) in parts.iter().zip(vectors) {
-        of_name.entry(name).or_default().push(vectors);
+    let mut of_name: BTreeMap<&str, Part<'_>> = BTreeMap::new();
+    for (name, (picture, mirrored)) in parts.iter().zip(vectors) {
+        let empty = || Part { name, pictures: Vec::new(), mirrored: Vec::new(), learned: centres.of(name) };
+        let part = of_name.entry(name).or_insert_with(empty);
+        part.pictures.push(picture);
+        part.mirrored.push(mirrored);
     }
-    let part = |(name, vectors): (&'a str, Vec<(&'a [f32], &'a [f32])>)| {
-        let (pictures, mirrored): (Vec<&[f32]>, Vec<&[f32]>) = vectors.into_iter().unzip();
-        let learned = centres.of(name);
-        (pictures.len() >= PICTURES_MIN).then_some(Part { name, pictures, mirrored, learned })
-    };
-    of_name.into_iter().filter_map(part).collect()
+    of_name.into_values().filter(|part| part.pictures.len() >= PICTURES_MIN).collect()
 }
 
 #[cfg(test)]

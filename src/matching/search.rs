@@ -74,7 +74,7 @@ impl PartIndex {
         let (ids, mirrors) = (&generation.ids, &generation.mirrors);
         let mirror = |part| ids.number_of(mirrors.of(ids.part_name(part)?)?);
         let mirror_of =
-            if mirrors.is_empty() { Vec::new() } else { (0..ids.part_count() as u32).map(mirror).collect() };
+            if mirrors.is_empty() { Vec::new() } else { (0..).take(ids.part_count()).map(mirror).collect() };
         let (fit, part_rows) = (None, OnceLock::new());
         Self { generation, quarantined, hot_covers_all_parts, hot_is_all, fit, part_rows, mirror_of }
     }
