@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use loupe::matching::{
-    BuildOptions, Centres, Embedded, Embedding, FitRow, Groups, IndexBuilder, MatchError, Mirrors, PartIndex, Pictures,
-    Seen, Template, fitting,
+    AcceptRule, BuildOptions, Centres, Embedded, Embedding, FitRow, Groups, IndexBuilder, Learning, MatchError,
+    Mirrors, PartIndex, Pictures, Seen, Template, fitting,
 };
 use loupe::types::{Digest, MatchEvidence};
 
 const DIM: usize = 24;
 /// Left and right by turns; the last two are their own mirror images.
 const PARTS: usize = 22;
-const VIEWS: usize = 10;
+const VIEWS: usize = 14;
 const NOISE: f32 = 0.75;
 
 fn unit(mut vector: Vec<f32>) -> Vec<f32> {
@@ -102,6 +102,12 @@ fn a_second_look_names_more_parts_and_left_from_right() {
     assert!(index.wants_mirrored() && format_of(&index) == 3);
 
     let (parts, plain, second) = pictures(3, 20);
+    let rule = AcceptRule { accept_similarity: 0.8, accept_margin: 0.1 };
+    let both = Embedded { pictures: &plain, mirrored: &second };
+    assert!(index.search_with(both, rule, Learning::default()).is_ok());
+    let once = index.search_with(&plain, rule, Learning::default()).unwrap_err();
+    assert!(matches!(once, MatchError::Mirrored { mirrored: 0, .. }), "{once}");
+    assert!(index.search_views(&plain[..DIM], rule, Learning::default()).is_err());
     let right = |embedded: Embedded<'_>| {
         let answers = index.search_exact(embedded).unwrap();
         let fused = answers.into_iter().map(|answer| index.fuse(answer, &Seen::default()));

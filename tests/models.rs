@@ -233,6 +233,29 @@ fn a_left_wing_s_mirror_image_is_the_right_one_if_the_catalogue_has_it() {
     let index = PartIndex::open(&folder.path().join("index")).unwrap();
     let mirrors = ["3001", "41767", "41768", "43722"].map(|part| index.mirrors().of(part));
     assert_eq!(mirrors, [Some("3001"), Some("41768"), Some("41767"), None], "43723 is not here");
+
+    // A fit of two looks is used with two: with one the search refuses, and the frame would be held for it.
+    let samples = root().join("samples/parts");
+    let all = fs::read_to_string(samples.join("queries.csv")).unwrap();
+    let known = ["3001", "3003", "41767", "41768", "43722", "3039"];
+    let rows: Vec<&str> = all.lines().filter(|row| known.contains(&row.split(',').nth(1).unwrap())).collect();
+    let queries = folder.path().join("queries.csv");
+    fs::write(&queries, [vec![all.lines().next().unwrap()], rows.repeat(5)].concat().join("\n")).unwrap();
+    let mut fit = loupe();
+    fit.args(["index", "fit", "--queries"]).arg(&queries).arg("--root").arg(&samples);
+    succeed(fit.arg("--index").arg(folder.path().join("index")).arg("--model").arg(&partnet));
+    let recipe = folder.path().join("recipe.toml");
+    let body = format!(
+        "name = \"r\"\n[locate]\nkind = \"whole\"\n[match]\nindex = \"index\"\nmodel = {partnet:?}\nuse_fit = true\n\
+         [quality.limits]\nmin_sharpness = 0.0\n"
+    );
+    fs::write(&recipe, body).unwrap();
+    let picture = samples.join(rows[0].split(',').next().unwrap());
+    let mut inspect = loupe();
+    inspect.args(["inspect", "--json", "--recipe"]).arg(&recipe).arg("--state").arg(folder.path().join("state"));
+    let line = json(inspect.arg(picture));
+    assert!(line["items"][0]["matched"]["probability"].is_number(), "{line}");
+    assert!(!line["reasons"].to_string().contains("index"), "{line}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use loupe::inference::{ModelManifest, RawOutputs, RawTensor};
 use loupe::locate::coco::{CocoFile, Evaluator};
 use loupe::locate::decode_outputs;
-use loupe::matching::{Centres, Fit, LEARNED_VIEW_PREFIX, Manifest, Sizes, TemplateIds};
+use loupe::matching::{Centres, Fit, LEARNED_VIEW_PREFIX, Manifest, Mirrors, Sizes, TemplateIds};
 use loupe::types::Catalogue;
 
 /// Any bytes as a picture file.
@@ -97,11 +97,12 @@ fn file_of(name: &str, bytes: &[u8]) -> PathBuf {
 /// When a table of templates has another number of parts or hot rows than it can answer for.
 pub fn index(bytes: &[u8]) {
     let [which, rest @ ..] = bytes else { return };
-    match which % 5 {
+    match which % 6 {
         0 => drop(Manifest::parse(rest)),
         1 => drop(Sizes::parse(rest)),
         2 => drop(Fit::parse(rest, Path::new("fit.json"))),
         4 => drop(Centres::parse(rest, 8)),
+        5 => drop(Mirrors::parse(rest)),
         _ => {
             if let Ok(ids) = TemplateIds::open(&file_of("ids.bin", rest)) {
                 assert!(ids.hot().iter().all(|&row| (row as usize) < ids.len()));

@@ -240,7 +240,7 @@ fn check_matching(what: &str, stage: &MatchStage, index: &PartIndex, findings: &
     if index.mirrors().is_empty() && manifest.as_ref().is_some_and(ModelManifest::is_mirror_sensitive) {
         warn(
             "it does not know what mirrored pictures show though its model tells them apart, and matches worse for it; \
-             `loupe index build` learns it from eight pictures a part",
+             `loupe index build` learns it from twelve pictures a part",
         );
     }
     if index.centres().is_empty() && manifest.as_ref().is_some_and(ModelManifest::has_centres) {

@@ -133,6 +133,7 @@ impl FeatureModel {
             self.preprocessor.begin(batch.len(), (input_px, input_px)).map_err(failed)?;
             for (slot, (crop, is_second)) in batch.iter().enumerate() {
                 self.preprocessor.fill(slot, crop.image, &crop.area, Placement::Centre).map_err(failed)?;
+                // The second look at what was seen in a mirror is at what the camera saw.
                 if crop.is_mirrored != *is_second {
                     self.preprocessor.mirror(slot);
                 }

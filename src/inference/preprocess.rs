@@ -187,7 +187,7 @@ impl Preprocessor {
         Ok(letterbox)
     }
 
-    /// Mirror picture `slot` left to right, with its border.
+    /// Mirror picture `slot` left to right, with its border: where that is a pixel wider on the right, it then is on the left.
     pub fn mirror(&mut self, slot: usize) {
         match &mut self.values {
             Values::F32(typed) => typed.mirror(slot, self.axes, self.size_px),

@@ -72,6 +72,15 @@ pub(super) struct Query<'a> {
 }
 
 impl Queries {
+    /// # Errors
+    /// When mirrored ones are wanted and are not here.
+    pub fn require_mirrored(&self, is_wanted: bool) -> Result<(), MatchError> {
+        if is_wanted && self.mirrored.is_empty() && !self.pictures.is_empty() {
+            return Err(MatchError::Mirrored { pictures: self.pictures.len() / self.dim, mirrored: 0 });
+        }
+        Ok(())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Query<'_>> {
         let mut mirrored = self.mirrored.chunks_exact(self.dim);
         self.pictures.chunks_exact(self.dim).map(move |picture| Query { picture, mirrored: mirrored.next() })

@@ -16,7 +16,7 @@ pub enum MatchError {
     #[error("index generation {} is damaged: {fault}", dir.display())]
     Damaged { dir: PathBuf, fault: String },
     /// Nothing is wrong with it, but this version cannot read it; it stays where it is.
-    #[error("index generation {} has format {format}, this version reads {wanted}; run `loupe index build` again", dir.display())]
+    #[error("index generation {} has format {format}, this version reads 2 to {wanted}; run `loupe index build` again", dir.display())]
     OtherFormat { dir: PathBuf, format: u64, wanted: u32 },
     #[error("{}: another process builds or changes this index (it holds {file}); try again when it is done", dir.display())]
     Busy { dir: PathBuf, file: &'static str },
@@ -43,7 +43,7 @@ pub enum MatchError {
     Preprocessing { name: String },
     #[error("{values} values are not whole embeddings of the index's dimension {dim}")]
     Shape { values: usize, dim: usize },
-    #[error("{pictures} pictures came with {mirrored} mirrored ones")]
+    #[error("{pictures} pictures came with {mirrored} mirrored ones, and each is to be looked at twice")]
     Mirrored { pictures: usize, mirrored: usize },
     #[error("embedding {position} is not finite or has no direction (norm {norm})")]
     NoDirection { position: usize, norm: f32 },

@@ -98,9 +98,10 @@ pub fn evaluate(
     let exact = index.search_exact(embeddings)?;
     let mut found = Vec::with_capacity(queries.len());
     let mut times_us = Vec::with_capacity(queries.len());
-    for embedding in embeddings.pictures.chunks_exact(index.dim()) {
+    for at in 0..queries.len() {
+        let (pictures, mirrored) = embeddings.picked(&[at], index.dim());
         let watch = Stopwatch::start();
-        let answers = index.search(embedding, rule)?;
+        let answers = index.search(Embedded { pictures: &pictures, mirrored: &mirrored }, rule)?;
         times_us.push(watch.elapsed().as_secs_f64() * 1e6);
         found.extend(answers);
     }

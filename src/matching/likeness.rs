@@ -27,7 +27,7 @@ pub(super) struct Alike {
 }
 
 impl Alike {
-    /// Of two pictures of one item, where both say something; else what one says.
+    /// Of two pictures of one item, where both say something; else what this one says.
     pub fn mean(self, other: Self) -> Self {
         let of =
             |one: Option<f32>, other: Option<f32>| one.zip(other).map(|(one, other)| f32::midpoint(one, other)).or(one);

@@ -109,7 +109,10 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| format!("manifest.json: {error}"))?;
         if !READ.contains(&u64::from(manifest.format)) {
-            return Err(format!("manifest.json has format {}, this version reads {FORMAT}", manifest.format));
+            return Err(format!(
+                "manifest.json has format {}, this version reads {FORMAT_OLDEST} to {FORMAT}",
+                manifest.format
+            ));
         }
         if manifest.dim == 0 || manifest.template_count == 0 || manifest.metric != "cosine" {
             return Err("manifest.json: dim and template_count must be above 0, metric must be `cosine`".to_owned());

@@ -5,9 +5,10 @@
 //! elsewhere, where the embedder tells a picture from its mirror image (docs/adr/0017). Which part is the mirror image of
 //! which is read from the catalogue's own pictures, mirrored: nobody needs to say it.
 //!
-//! A part is its own mirror image where its mirrored pictures are as like it as one of its pictures is to the others. Else it may
-//! be one of its confusion group, where what looks nearly the same belongs. A part of which neither is plain gets no second
-//! opinion: taken for its own, a left wing would be found in every right one.
+//! A part is its own mirror image where its mirrored pictures are as like it as one of its pictures is to the others. Another part
+//! of its confusion group, where what looks nearly the same belongs, is where this is nearly so both ways, and more so than for
+//! each by itself. A part of which neither is plain gets no second opinion: taken for its own, a left wing would be found in
+//! every right one.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,10 +23,16 @@ use super::views::mean;
 const HEADER: [&str; 2] = ["part_id", "mirror_part_id"];
 /// Pictures of a part below which nothing is read from them: with 4 of the sample catalogue's 18 a part, four of its 26 left and
 /// right parts without the other were taken for their own mirror images, with 8 one, with 12 none.
-const PICTURES_MIN: usize = 8;
+const PICTURES_MIN: usize = 12;
 /// How much less like itself than its own pictures are to each other a mirrored part may be, likeness and centre together. On
 /// the sample catalogue: parts that are their own mirror image 0.054 at most, left and right ones 0.101 at least.
 const SLACK: f32 = 0.06;
+/// The same of another part, either way: left and right parts of the sample catalogue 0.103 at most (an embedder sees the two
+/// hands a little differently), 0.165 with 12 pictures.
+const SLACK_OTHER: f32 = 0.17;
+/// How much more two parts must be each other's mirror image than each its own: left and right 0.064 at least, others of one group
+/// less than 0.
+const GAIN_MIN: f32 = 0.06;
 
 /// Part → the part that a mirrored picture of it shows; none where that is not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,15 +74,9 @@ impl Part<'_> {
         mean(self.mirrored.iter().map(|mirrored| other.alike(mirrored, None)))
     }
 
-    /// Whether its mirrored pictures are as like it as one of its pictures is to the others.
-    fn is_own_mirror(&self) -> bool {
-        let own = self.pictures.iter().enumerate().map(|(at, picture)| self.alike(picture, Some(at)));
-        self.towards(self) >= mean(own) - SLACK
-    }
-
-    /// How much more the two are each other's mirror image than each its own.
-    fn swap_gain(&self, other: &Self) -> f32 {
-        self.towards(other) + other.towards(self) - self.towards(self) - other.towards(other)
+    /// How like each of its pictures is to the others, on average.
+    fn own(&self) -> f32 {
+        mean(self.pictures.iter().enumerate().map(|(at, picture)| self.alike(picture, Some(at))))
     }
 }
 
@@ -90,17 +91,31 @@ impl Mirrors {
                 members.entry(group).or_default().push(at);
             }
         }
-        let twin = |at: usize| {
-            let group = groups.of(parts[at].name).and_then(|group| members.get(group))?;
-            let gain = |&other: &usize| (other, parts[at].swap_gain(&parts[other]));
-            let gains = group.iter().filter(|&&other| other != at).map(gain);
-            gains.filter(|(_, gain)| *gain > 0.0).max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(other, _)| other)
-        };
-        let twins: Vec<Option<usize>> = (0..parts.len()).map(twin).collect();
-        let mirror = |(at, part): (usize, &Part<'_>)| match twins[at] {
-            Some(other) if twins[other] == Some(at) => Some((part.name.to_owned(), parts[other].name.to_owned())),
-            Some(_) => None,
-            None => part.is_own_mirror().then(|| (part.name.to_owned(), part.name.to_owned())),
+        let own: Vec<f32> = parts.iter().map(Part::own).collect();
+        let mirrored: Vec<f32> = parts.iter().map(|part| part.towards(part)).collect();
+        // Of each part the other one of its group that is plainly its mirror image, the best of them, with its gain.
+        let mut others: Vec<Option<(usize, f32)>> = vec![None; parts.len()];
+        for group in members.values() {
+            for (at, &a) in group.iter().enumerate() {
+                for &b in &group[at + 1..] {
+                    let (there, back) = (parts[a].towards(&parts[b]), parts[b].towards(&parts[a]));
+                    let gain = there + back - mirrored[a] - mirrored[b];
+                    let is_plain = there >= own[b] - SLACK_OTHER && back >= own[a] - SLACK_OTHER && gain >= GAIN_MIN;
+                    for (one, other) in [(a, b), (b, a)] {
+                        if is_plain && others[one].is_none_or(|(_, best)| gain > best) {
+                            others[one] = Some((other, gain));
+                        }
+                    }
+                }
+            }
+        }
+        let mirror = |(at, part): (usize, &Part<'_>)| {
+            let other = others[at].map(|(other, _)| other);
+            let image = match other {
+                Some(other) => others[other].is_some_and(|(back, _)| back == at).then_some(other)?,
+                None => (mirrored[at] >= own[at] - SLACK).then_some(at)?,
+            };
+            Some((part.name.to_owned(), parts[image].name.to_owned()))
         };
         Self { of_part: parts.iter().enumerate().filter_map(mirror).collect() }
     }
@@ -146,7 +161,7 @@ impl Mirrors {
 
     /// # Errors
     /// A sentence saying what is wrong: the header, a part that stands twice, or two that are not each other's mirror image.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut reader = csv::Reader::from_reader(bytes);
         let header = reader.headers().map_err(|error| format!("mirrors.csv: {error}"))?;
         if header != &csv::StringRecord::from(HEADER.to_vec()) {
@@ -244,6 +259,26 @@ mod tests {
         let apart = found(&parts, &[("left", "one"), ("right", "other")], 18);
         assert_eq!((apart.of("left"), apart.of("right")), (None, None), "they are of one confusion group or not found");
         assert!(found(&parts, &groups, PICTURES_MIN - 1).is_empty(), "too few pictures say nothing");
+    }
+
+    #[test]
+    fn another_part_of_the_group_is_no_mirror_image_for_want_of_a_better_one() {
+        let (left, right) = (along(1, 1, 0.8), along(1, 1, -0.8));
+        let (plate, other_right) = (along(1, 1, 0.0), along(2, 1, -0.8));
+        let of = |parts: &[(&str, &Vec<f32>)]| {
+            let parts: Vec<(&str, Vec<f32>)> = parts.iter().map(|(name, centre)| (*name, (*centre).clone())).collect();
+            let groups: Vec<(&str, &str)> = parts.iter().map(|(name, _)| (*name, "wings")).collect();
+            let mirrors = found(&parts, &groups, 18);
+            parts.iter().map(|(name, _)| mirrors.of(name).map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let known = |names: &[&str]| names.iter().map(|name| Some((*name).to_owned())).collect::<Vec<_>>();
+        assert_eq!(of(&[("left", &left), ("plate", &plate)]), [vec![None], known(&["plate"])].concat());
+        assert_eq!(of(&[("left", &left), ("other right", &other_right)]), [None, None]);
+        assert_eq!(of(&[("left", &left), ("left too", &along(1, 1, 0.5))]), [None, None]);
+        let three = [("left", &left), ("right", &right), ("plate", &plate)];
+        assert_eq!(of(&three), known(&["right", "left", "plate"]));
+        let alike = [("plate", &plate), ("plate too", &plate)];
+        assert_eq!(of(&alike), known(&["plate", "plate too"]), "the same part twice");
     }
 
     #[test]

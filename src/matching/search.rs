@@ -89,14 +89,15 @@ impl PartIndex {
         embeddings: impl Into<Embedded<'a>>,
         rule: AcceptRule,
     ) -> Result<Vec<MatchEvidence>, MatchError> {
-        self.search_with(embeddings, rule, Learning::default())
+        self.search_queries(&embeddings.into().normalised(self.dim())?, rule, Learning::default())
     }
 
     /// As [`PartIndex::search`], with what was learned since the generation was built. A delta of another way of
     /// embedding is not searched.
     ///
     /// # Errors
-    /// As [`PartIndex::search`].
+    /// As [`PartIndex::search`]; and where mirrored pictures are wanted and did not come: what was learned of two looks says
+    /// nothing of one.
     pub fn search_with<'a>(
         &self,
         embeddings: impl Into<Embedded<'a>>,
@@ -104,9 +105,19 @@ impl PartIndex {
         learning: Learning<'_>,
     ) -> Result<Vec<MatchEvidence>, MatchError> {
         let queries = embeddings.into().normalised(self.dim())?;
+        queries.require_mirrored(self.wants_mirrored())?;
+        self.search_queries(&queries, rule, learning)
+    }
+
+    fn search_queries(
+        &self,
+        queries: &Queries,
+        rule: AcceptRule,
+        learning: Learning<'_>,
+    ) -> Result<Vec<MatchEvidence>, MatchError> {
         let delta = self.delta_view(learning);
         let tops = self.tops(&queries.pictures, rule, learning.group_margin, &delta);
-        self.answers(&queries, tops, &delta, self.fit.is_some())
+        self.answers(queries, tops, &delta, self.fit.is_some())
     }
 
     /// As [`PartIndex::search`], comparing with every template of L2: slow, and what the two stages are measured by. Gives

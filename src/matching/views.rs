@@ -29,7 +29,7 @@ impl PartIndex {
     /// The best parts for one item, of which `embeddings` are views.
     ///
     /// # Errors
-    /// As [`PartIndex::search`].
+    /// As [`PartIndex::search_with`].
     pub fn search_views<'a>(
         &self,
         embeddings: impl Into<Embedded<'a>>,
@@ -37,6 +37,7 @@ impl PartIndex {
         learning: Learning<'_>,
     ) -> Result<Together, MatchError> {
         let queries = embeddings.into().normalised(self.dim())?;
+        queries.require_mirrored(self.wants_mirrored())?;
         let delta = self.delta_view(learning);
         let tops = self.tops(&queries.pictures, rule, learning.group_margin, &delta);
         self.together(&queries, &tops, &delta, self.fit().is_some())
