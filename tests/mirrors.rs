@@ -12,7 +12,7 @@ const DIM: usize = 24;
 /// Left and right by turns; the last two are their own mirror images.
 const PARTS: usize = 22;
 const VIEWS: usize = 14;
-const NOISE: f32 = 0.75;
+const NOISE: f32 = 0.9;
 
 fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
