@@ -342,13 +342,18 @@ mod tests {
         assert!(good.evidence.area_above_ratio < bad.evidence.area_above_ratio);
     }
 
+    /// A bank in `dir`, the folder of a model of the same name, and the text of its manifest, to be changed.
+    fn bank_and_models(dir: &Path) -> (PathBuf, PathBuf, String) {
+        let (bank, folder) = (dir.join("bank"), dir.join("models/mobilenetv2"));
+        build(&bank);
+        std::fs::create_dir_all(&folder).unwrap();
+        (bank, folder, std::fs::read_to_string(models().join("mobilenetv2/manifest.toml")).unwrap())
+    }
+
     #[test]
     fn a_bank_of_another_model_names_both_digests() {
         let dir = tempfile::tempdir().unwrap();
-        let (bank, folder) = (dir.path().join("bank"), dir.path().join("models/mobilenetv2"));
-        build(&bank);
-        std::fs::create_dir_all(&folder).unwrap();
-        let text = std::fs::read_to_string(models().join("mobilenetv2/manifest.toml")).unwrap();
+        let (bank, folder, text) = bank_and_models(dir.path());
         let expected = ModelManifest::load(&models().join("mobilenetv2")).unwrap().sha256().to_string();
         let other = "0".repeat(64);
         std::fs::write(folder.join("manifest.toml"), text.replace(&expected, &other)).unwrap();
@@ -361,10 +366,7 @@ mod tests {
     #[test]
     fn a_bank_of_pictures_in_another_form_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (bank, folder) = (dir.path().join("bank"), dir.path().join("models/mobilenetv2"));
-        build(&bank);
-        std::fs::create_dir_all(&folder).unwrap();
-        let text = std::fs::read_to_string(models().join("mobilenetv2/manifest.toml")).unwrap();
+        let (bank, folder, text) = bank_and_models(dir.path());
         std::fs::copy(models().join("mobilenetv2/model.onnx"), folder.join("model.onnx")).unwrap();
         std::fs::write(folder.join("manifest.toml"), &text).unwrap();
         assert!(open(&bank, &dir.path().join("models")).is_ok());

@@ -11,11 +11,13 @@ use serde::Serialize;
 use super::console::InspectionLine;
 use super::run::{Until, serve};
 use super::{bank, index};
-use crate::anomaly::SearchMode;
+use crate::anomaly::{Bank, SearchMode};
 use crate::capture::{SourceKind, SourceSpec};
 use crate::config::{
     ArtifactPolicy, Change, Config, DashboardConfig, Recipe, StationConfig, StationRecipe, StorageConfig, SurfaceSource,
 };
+use crate::inference::ModelManifest;
+use crate::matching::PartIndex;
 use crate::pipeline::Outcome;
 use crate::types::{BoundingBox, ConfigSource, Inspection, Verdict};
 
@@ -51,6 +53,8 @@ pub struct Args {
 /// Frames a second of the endless demo: an unhurried counter, and room on the machine for the browser.
 const PLATES_RATE_HZ: f64 = 0.5;
 const BELT_RATE_HZ: f64 = 5.0;
+/// Embedder of the belt and backbone of the plates.
+const MODEL: &str = "mobilenetv2";
 /// A named item counts against the truth when the boxes overlap this much.
 const TRUTH_IOU_MIN: f32 = 0.5;
 
@@ -66,14 +70,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     );
     std::fs::create_dir_all(&args.state).with_context(|| format!("cannot make {}", args.state.display()))?;
     let belt_index = args.state.join("belt-index");
-    if !belt_index.join("CURRENT").exists() {
+    let model = ModelManifest::load(&args.models.join(MODEL))?;
+    if !is_index_of(&belt_index, &model) {
         eprintln!("building the part index of {} (once)", args.samples.join("parts").display());
-        index::build_catalogue(&args.samples.join("parts"), &belt_index, &args.models.join("mobilenetv2"))?;
+        index::build_catalogue(&args.samples.join("parts"), &belt_index, &args.models.join(MODEL))?;
     }
     let plate_bank = args.state.join("plate-bank");
-    if !plate_bank.exists() {
+    if !is_bank_of(&plate_bank, &model) {
+        if plate_bank.exists() {
+            let cannot = || format!("cannot remove {}, which an older version built", plate_bank.display());
+            std::fs::remove_dir_all(&plate_bank).with_context(cannot)?;
+        }
         eprintln!("building the bank of good plates of {} (once)", args.samples.join("plate/good").display());
-        bank::build_from_folder(&args.samples.join("plate/good"), &plate_bank, &args.models, "mobilenetv2")?;
+        bank::build_from_folder(&args.samples.join("plate/good"), &plate_bank, &args.models, MODEL)?;
     }
     let truth = Truth::load(&args.samples)?;
     let summary = Arc::new(Mutex::new(Summary::default()));
@@ -103,11 +112,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether an index was built with this model, by a version that makes pictures into its input as this one does.
+fn is_index_of(dir: &Path, model: &ModelManifest) -> bool {
+    PartIndex::open(dir).is_ok_and(|index| {
+        let built = &index.manifest().embedding;
+        (built.model_sha256, built.input_sha256) == (model.sha256(), Some(model.input_sha256()))
+    })
+}
+
+/// The same of a bank.
+fn is_bank_of(dir: &Path, model: &ModelManifest) -> bool {
+    Bank::open(dir).is_ok_and(|bank| {
+        let built = &bank.manifest().model;
+        (built.sha256, built.input_sha256) == (model.sha256(), Some(model.input_sha256()))
+    })
+}
+
 fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::Result<Config> {
     let mut belt = Recipe::load(&args.recipes.join("belt.toml"))?;
     if let Some(stage) = &mut belt.matching {
         stage.index = belt_index;
-        stage.model = args.models.join("mobilenetv2");
+        stage.model = args.models.join(MODEL);
     }
     let mut plate = Recipe::load(&args.recipes.join("plate.toml"))?;
     if let Some(stage) = &mut plate.anomaly {
@@ -324,5 +349,60 @@ impl Summary {
         println!(
             "belt:   {items} items seen; {named_right} named right, {named_wrong} named wrong, {in_doubt} held for a person"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bank, MODEL, ModelManifest, Path, is_bank_of, is_index_of};
+    use crate::anomaly::{BankBuilder, BankOptions};
+    use crate::inference::{FeatureModel, ProviderPlan, Runtime};
+    use crate::matching::{BuildOptions, Embedding, IndexBuilder, Template};
+    use crate::types::{Digest, Image};
+
+    fn model(name: &str) -> ModelManifest {
+        ModelManifest::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).unwrap()
+    }
+
+    #[test]
+    fn an_index_of_another_model_or_an_older_version_is_built_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let embedder = model(MODEL);
+        assert!(!is_index_of(&dir.path().join("none"), &embedder));
+        let own = (embedder.sha256(), Some(embedder.input_sha256()));
+        let older = (own.0, Some(Digest::of(b"another scaling")));
+        for (at, built) in [own, older, (own.0, None), (model("partnet").sha256(), own.1)].into_iter().enumerate() {
+            let (model_sha256, input_sha256) = built;
+            let embedding =
+                Embedding { model: MODEL.into(), model_sha256, input_px: 128, crop_margin_ratio: 0.0, input_sha256 };
+            let mut builder = IndexBuilder::new(2, embedding, BuildOptions::default());
+            for (part, vector) in [("one", [1.0, 0.0]), ("other", [0.0, 1.0])] {
+                let template = Template { part_id: part.to_owned(), color_id: None, view: String::new() };
+                builder.push(template, &vector).unwrap();
+            }
+            let index = dir.path().join(at.to_string());
+            builder.build(&index).unwrap();
+            assert_eq!(is_index_of(&index, &embedder), built == own, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_bank_of_another_model_or_a_damaged_one_is_built_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bank, backbone) = (dir.path().join("bank"), model(MODEL));
+        let opened = FeatureModel::open(&Runtime::load(None).unwrap(), &backbone, &ProviderPlan::default()).unwrap();
+        let options = BankOptions { input_px: Some((64, 64)), ..BankOptions::default() };
+        let mut builder = BankBuilder::new(opened, options).unwrap();
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..8 {
+            let noise = (0..64 * 64 * 3).map(|_| random.u8(..)).collect();
+            builder.add(&Image::from_bgr(64, 64, noise).unwrap()).unwrap();
+        }
+        builder.finish(&bank).unwrap();
+        assert!(is_bank_of(&bank, &backbone) && !is_bank_of(&bank, &model("partnet")));
+        let largest =
+            std::fs::read_dir(&bank).unwrap().flatten().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+        std::fs::write(largest.path(), b"cut").unwrap();
+        assert!(Bank::open(&bank).is_err() && !is_bank_of(&bank, &backbone));
     }
 }

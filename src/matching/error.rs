@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::faiss::FaissError;
+use super::manifest::{FORMAT, FORMAT_OLDEST};
 use crate::types::Digest;
 
 /// Why an index could not be built, opened or searched.
@@ -16,8 +17,8 @@ pub enum MatchError {
     #[error("index generation {} is damaged: {fault}", dir.display())]
     Damaged { dir: PathBuf, fault: String },
     /// Nothing is wrong with it, but this version cannot read it; it stays where it is.
-    #[error("index generation {} has format {format}, this version reads 2 to {wanted}; run `loupe index build` again", dir.display())]
-    OtherFormat { dir: PathBuf, format: u64, wanted: u32 },
+    #[error("index generation {} has format {format}, this version reads {FORMAT_OLDEST} to {FORMAT}; run `loupe index build` again", dir.display())]
+    OtherFormat { dir: PathBuf, format: u64 },
     #[error("{}: another process builds or changes this index (it holds {file}); try again when it is done", dir.display())]
     Busy { dir: PathBuf, file: &'static str },
     #[error("{}: there is no generation {name}; `loupe index stats` lists those there are", dir.display())]

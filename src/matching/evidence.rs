@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::MatchError;
 use super::ids::Template;
+use super::table::Table;
 
 /// Searches after which a hit counts half: a busy counter's week.
 pub const HITS_HALF_LIFE: f64 = 10_000.0;
@@ -16,7 +17,8 @@ pub const HITS_HALF_LIFE: f64 = 10_000.0;
 const SUCCESS_WEIGHT: f64 = 0.1;
 /// Success rate of a template before its first hit: nothing is known.
 const SUCCESS_UNKNOWN: f64 = 0.5;
-const HEADER: [&str; 5] = ["part_id", "color_id", "view", "hit_rate", "success_rate"];
+const TABLE: Table<5> =
+    Table { name: "evidence.csv", header: ["part_id", "color_id", "view", "hit_rate", "success_rate"] };
 
 /// One template's rates, each 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,40 +83,24 @@ impl TierEvidence {
     /// # Errors
     /// When writing to memory fails, which it does not.
     pub fn to_csv(&self) -> Result<Vec<u8>, MatchError> {
-        let io = |source: csv::Error| MatchError::Io {
-            action: "write",
-            path: "evidence.csv".into(),
-            source: std::io::Error::other(source),
-        };
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(HEADER).map_err(io)?;
-        for ((part, color, view), tally) in &self.tallies {
+        TABLE.write(self.tallies.iter().map(|((part, color, view), tally)| {
             let hit_rate = faded(tally, self.searches).to_string();
-            let success_rate = tally.success_rate.to_string();
-            writer.write_record([part, color, view, &hit_rate, &success_rate]).map_err(io)?;
-        }
-        writer.into_inner().map_err(|error| io(error.into_error().into()))
+            [part.clone(), color.clone(), view.clone(), hit_rate, tally.success_rate.to_string()]
+        }))
     }
 
     /// # Errors
     /// A sentence saying what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let header = reader.headers().map_err(|error| format!("evidence.csv: {error}"))?;
-        if header != &csv::StringRecord::from(HEADER.to_vec()) {
-            return Err(format!("evidence.csv: the header is not `{}`", HEADER.join(",")));
-        }
-        let mut tallies = BTreeMap::new();
-        for record in reader.records() {
-            let record = record.map_err(|error| format!("evidence.csv: {error}"))?;
+        let tallies = TABLE.rows(bytes, |record| {
             let rate = |column: usize| {
                 let rate = record[column].parse::<f64>().ok().filter(|rate| (0.0..=1.0).contains(rate));
-                rate.ok_or_else(|| format!("evidence.csv: `{}` is no rate of 0 to 1", &record[column]))
+                rate.ok_or_else(|| format!("`{}` is no rate of 0 to 1", &record[column]))
             };
             let tally = Tally { hit_rate: rate(3)?, at_search: 0, success_rate: rate(4)? };
-            tallies.insert((record[0].to_owned(), record[1].to_owned(), record[2].to_owned()), tally);
-        }
-        Ok(Self { searches: 0, tallies })
+            Ok(((record[0].to_owned(), record[1].to_owned(), record[2].to_owned()), tally))
+        })?;
+        Ok(Self { searches: 0, tallies: tallies.into_iter().collect() })
     }
 }
 

@@ -16,7 +16,7 @@ use super::evidence::TierEvidence;
 use super::groups::Groups;
 use super::ids::TemplateIds;
 use super::lists::Lists;
-use super::manifest::{FORMAT, FileEntry, Manifest};
+use super::manifest::{FileEntry, Manifest};
 use super::map::Map;
 use super::mirrors::Mirrors;
 use super::proof::{self, Proof};
@@ -266,7 +266,7 @@ pub fn read_manifest(dir: &Path) -> Result<(Manifest, Digest), MatchError> {
         return Err(MatchError::damaged(dir, fault));
     }
     if let Some(format) = Manifest::other_format(&bytes) {
-        return Err(MatchError::OtherFormat { dir: dir.to_owned(), format, wanted: FORMAT });
+        return Err(MatchError::OtherFormat { dir: dir.to_owned(), format });
     }
     Ok((Manifest::parse(&bytes).map_err(|fault| MatchError::damaged(dir, fault))?, sha256))
 }

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::MatchError;
+use super::table::Table;
 
-const HEADER: [&str; 2] = ["part_id", "group"];
+const TABLE: Table<2> = Table { name: "groups.csv", header: ["part_id", "group"] };
 
 /// Part → name of its confusion group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,35 +53,13 @@ impl Groups {
     /// # Errors
     /// When writing to memory fails, which it does not.
     pub fn to_csv(&self) -> Result<Vec<u8>, MatchError> {
-        let io = |source: csv::Error| MatchError::Io {
-            action: "write",
-            path: "groups.csv".into(),
-            source: std::io::Error::other(source),
-        };
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(HEADER).map_err(io)?;
-        for pair in &self.group_of {
-            writer.write_record([pair.0, pair.1]).map_err(io)?;
-        }
-        writer.into_inner().map_err(|error| io(error.into_error().into()))
+        TABLE.write(self.group_of.iter().map(|(part, group)| [part.clone(), group.clone()]))
     }
 
     /// # Errors
     /// A sentence saying what is wrong and in which line.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let header = reader.headers().map_err(|error| format!("groups.csv: {error}"))?;
-        if header != &csv::StringRecord::from(HEADER.to_vec()) {
-            return Err(format!("groups.csv: the header is not `{}`", HEADER.join(",")));
-        }
-        let mut group_of = BTreeMap::new();
-        for record in reader.records() {
-            let record = record.map_err(|error| format!("groups.csv: {error}"))?;
-            if group_of.insert(record[0].to_owned(), record[1].to_owned()).is_some() {
-                return Err(format!("groups.csv: part `{}` stands twice", &record[0]));
-            }
-        }
-        Ok(Self { group_of })
+        Ok(Self { group_of: TABLE.by_part(bytes, |record| Ok(record[1].to_owned()))? })
     }
 }
 

@@ -18,9 +18,10 @@ use super::centres::Centres;
 use super::embedded::Embedded;
 use super::groups::Groups;
 use super::likeness::{centre, cosine, direction, likeness};
+use super::table::Table;
 use super::views::mean;
 
-const HEADER: [&str; 2] = ["part_id", "mirror_part_id"];
+const TABLE: Table<2> = Table { name: "mirrors.csv", header: ["part_id", "mirror_part_id"] };
 /// Pictures of a part below which nothing is read from them: with 4 of the sample catalogue's 18 a part, four of its 26 left and
 /// right parts without the other were taken for their own mirror images, with 8 one, with 12 none.
 const PICTURES_MIN: usize = 12;
@@ -146,34 +147,13 @@ impl Mirrors {
     /// # Errors
     /// When writing to memory fails, which it does not.
     pub(super) fn to_csv(&self) -> Result<Vec<u8>, MatchError> {
-        let io = |source: csv::Error| MatchError::Io {
-            action: "write",
-            path: "mirrors.csv".into(),
-            source: std::io::Error::other(source),
-        };
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(HEADER).map_err(io)?;
-        for (part, mirror) in &self.of_part {
-            writer.write_record([part, mirror]).map_err(io)?;
-        }
-        writer.into_inner().map_err(|error| io(error.into_error().into()))
+        TABLE.write(self.of_part.iter().map(|(part, mirror)| [part.clone(), mirror.clone()]))
     }
 
     /// # Errors
     /// A sentence saying what is wrong: the header, a part that stands twice, or two that are not each other's mirror image.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let header = reader.headers().map_err(|error| format!("mirrors.csv: {error}"))?;
-        if header != &csv::StringRecord::from(HEADER.to_vec()) {
-            return Err(format!("mirrors.csv: the header is not `{}`", HEADER.join(",")));
-        }
-        let mut of_part = BTreeMap::new();
-        for record in reader.records() {
-            let record = record.map_err(|error| format!("mirrors.csv: {error}"))?;
-            if of_part.insert(record[0].to_owned(), record[1].to_owned()).is_some() {
-                return Err(format!("mirrors.csv: part `{}` stands twice", &record[0]));
-            }
-        }
+        let of_part = TABLE.by_part(bytes, |record| Ok(record[1].to_owned()))?;
         match of_part.iter().find(|(part, mirror)| of_part.get(*mirror) != Some(*part)) {
             Some((part, mirror)) => {
                 Err(format!("mirrors.csv: `{mirror}` is the mirror image of `{part}`, but not the other way round"))

@@ -42,6 +42,7 @@ mod shape;
 mod shapes;
 mod sizes;
 mod store;
+mod table;
 pub mod tune;
 mod verify;
 mod views;

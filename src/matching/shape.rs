@@ -267,6 +267,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_seen_in_a_mirror_is_turned_back() {
+        let (direct, mirrored) = (ell(false, 0, 220, 40), ell(true, 0, 220, 40));
+        // Where the part is seen, and where in the picture that is mirrored.
+        let (bbox, opposite) = (BoundingBox::new(24.0, 10.0, 56.0, 70.0), BoundingBox::new(24.0, 10.0, 56.0, 70.0));
+        let (as_seen, turned_back) = (Shape::of(&direct, &bbox, false), Shape::of(&mirrored, &opposite, true));
+        let apart = |a: &Shape, b: &Shape| a.0.iter().zip(&b.0).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart(&as_seen, &turned_back) < 1e-5, "{}", apart(&as_seen, &turned_back));
+        assert!(apart(&as_seen, &Shape::of(&mirrored, &opposite, false)) > 0.5, "an L is not its own mirror image");
+    }
+
+    #[test]
     fn even_pictures_tiny_ones_and_boxes_outside_are_described_without_a_panic() {
         let even = Image::from_bgr(20, 20, vec![90; 20 * 20 * 3]).unwrap();
         assert!(turned_views(&even).is_empty());

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use super::MatchError;
 use super::map::Map;
 use super::shape::{Shape, TURNS, TurnedView, VALUES};
+use super::table::Table;
 
-const HEADER: [&str; 2] = ["part_id", "views"];
+const TABLE: Table<2> = Table { name: "shapes.csv", header: ["part_id", "views"] };
 const TURN_BYTES: usize = size_of::<f32>() + VALUES;
 const VIEW_BYTES: usize = TURNS * TURN_BYTES;
 
@@ -40,22 +41,15 @@ impl ShapesBuilder {
     /// # Errors
     /// When writing to memory fails, which it does not.
     pub(super) fn to_files(&self) -> Result<(Vec<u8>, Vec<u8>), MatchError> {
-        let io = |source: csv::Error| MatchError::Io {
-            action: "write",
-            path: "shapes.csv".into(),
-            source: std::io::Error::other(source),
-        };
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(HEADER).map_err(io)?;
         let mut bytes = Vec::new();
-        for (part, views) in &self.views_of {
-            writer.write_record([part, &views.len().to_string()]).map_err(io)?;
+        for views in self.views_of.values() {
             for turn in views.iter().flatten() {
                 bytes.extend_from_slice(&turn.total.to_le_bytes());
                 bytes.extend_from_slice(&turn.edges);
             }
         }
-        Ok((writer.into_inner().map_err(|error| io(error.into_error().into()))?, bytes))
+        let list = TABLE.write(self.views_of.iter().map(|(part, views)| [part.clone(), views.len().to_string()]))?;
+        Ok((list, bytes))
     }
 }
 
@@ -67,21 +61,13 @@ impl ShapeList {
     /// # Errors
     /// A sentence saying what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let header = reader.headers().map_err(|error| format!("shapes.csv: {error}"))?;
-        if header != &csv::StringRecord::from(HEADER.to_vec()) {
-            return Err(format!("shapes.csv: the header is not `{}`", HEADER.join(",")));
-        }
-        let (mut first, mut list) = (0_usize, BTreeMap::new());
-        for record in reader.records() {
-            let record = record.map_err(|error| format!("shapes.csv: {error}"))?;
+        let mut first = 0_usize;
+        let list = TABLE.by_part(bytes, |record| {
             let count = record[1].parse::<u32>().ok().filter(|&count| count > 0);
-            let count = count.ok_or_else(|| format!("shapes.csv: `{}` is no number of views", &record[1]))? as usize;
-            if list.insert(record[0].to_owned(), (first, count)).is_some() {
-                return Err(format!("shapes.csv: part `{}` stands twice", &record[0]));
-            }
+            let count = count.ok_or_else(|| format!("`{}` is no number of views", &record[1]))? as usize;
             first += count;
-        }
+            Ok((first - count, count))
+        })?;
         Ok(Self(list))
     }
 }

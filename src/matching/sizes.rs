@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::MatchError;
+use super::table::Table;
 
-const HEADER: [&str; 4] = ["part_id", "x_mm", "y_mm", "z_mm"];
+const TABLE: Table<4> = Table { name: "sizes.csv", header: ["part_id", "x_mm", "y_mm", "z_mm"] };
 
 /// Part → its three sides, mm; y is the side that is upright as the part is modelled.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,38 +45,19 @@ impl Sizes {
     /// # Errors
     /// When writing to memory fails, which it does not.
     pub fn to_csv(&self) -> Result<Vec<u8>, MatchError> {
-        let io = |source: csv::Error| MatchError::Io {
-            action: "write",
-            path: "sizes.csv".into(),
-            source: std::io::Error::other(source),
-        };
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(HEADER).map_err(io)?;
-        for (part, [x, y, z]) in &self.mm_of {
-            writer.write_record([part, &x.to_string(), &y.to_string(), &z.to_string()]).map_err(io)?;
-        }
-        writer.into_inner().map_err(|error| io(error.into_error().into()))
+        let row = |(part, [x, y, z]): (&String, &[f32; 3])| [part.clone(), x.to_string(), y.to_string(), z.to_string()];
+        TABLE.write(self.mm_of.iter().map(row))
     }
 
     /// # Errors
     /// A sentence saying what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let header = reader.headers().map_err(|error| format!("sizes.csv: {error}"))?;
-        if header != &csv::StringRecord::from(HEADER.to_vec()) {
-            return Err(format!("sizes.csv: the header is not `{}`", HEADER.join(",")));
-        }
-        let mut mm_of = BTreeMap::new();
-        for record in reader.records() {
-            let record = record.map_err(|error| format!("sizes.csv: {error}"))?;
+        let mm_of = TABLE.by_part(bytes, |record| {
             let side = |column: usize| {
-                record[column].parse::<f32>().map_err(|_| format!("sizes.csv: `{}` is not a number", &record[column]))
+                record[column].parse::<f32>().map_err(|_| format!("`{}` is not a number", &record[column]))
             };
-            let sides = [side(1)?, side(2)?, side(3)?];
-            if mm_of.insert(record[0].to_owned(), sides).is_some() {
-                return Err(format!("sizes.csv: part `{}` stands twice", &record[0]));
-            }
-        }
+            Ok([side(1)?, side(2)?, side(3)?])
+        })?;
         Self::new(mm_of).map_err(|fault| format!("sizes.csv: {fault}"))
     }
 }
