@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::bank::{open_scorer, progress_bar};
 use super::bank_bench::SearchName;
+use super::bank_ranks::{self, Ranked};
 use super::bank_split::{LabelledPicture, Split, check_kinds, read_mask};
 use crate::anomaly::metrics::{self, PixelMetrics};
 use crate::anomaly::{Bank, PatchCore};
@@ -58,6 +59,8 @@ pub struct Report {
     pub kinds: Vec<KindRow>,
     /// Pictures whose part was not where the bank's reference shows it; counted nowhere else.
     pub not_registered: usize,
+    /// In the order of the list.
+    pub pictures: Vec<Ranked>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -115,22 +118,12 @@ pub fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
 /// Scores so far.
 #[derive(Debug, Default)]
 pub struct Tally {
-    scores: Vec<Scored>,
+    scores: Vec<Ranked>,
     good_pixels: PixelMetrics,
     /// Of pictures with a mask, by kind.
     bad_pixels: BTreeMap<String, PixelMetrics>,
     summed_ms: StageMs,
     not_registered: usize,
-}
-
-#[derive(Debug)]
-struct Scored {
-    /// For ranking.
-    score: f32,
-    /// `None` = good.
-    kind: Option<String>,
-    /// Whether the bank says so.
-    is_rejected: bool,
 }
 
 impl Tally {
@@ -154,10 +147,12 @@ impl Tally {
         let evidence = &result.evidence;
         // Raw scores of groups with thresholds of their own cannot be ranked together.
         let has_groups = scorer.bank().group_names().len() > 1;
-        self.scores.push(Scored {
+        self.scores.push(Ranked {
+            file: picture.file.display().to_string(),
             score: if has_groups { evidence.score } else { evidence.score_raw },
             kind: picture.kind(),
             is_rejected: evidence.score >= evidence.threshold,
+            wrong_side_of: 0,
         });
         let map = &result.map;
         match (&picture.mask, picture.kind()) {
@@ -178,11 +173,14 @@ impl Tally {
 
     #[must_use]
     pub fn report(&self, bank: &Bank) -> Report {
-        let scores: Vec<(f32, bool)> = self.scores.iter().map(|scored| (scored.score, scored.kind.is_some())).collect();
+        let scores: Vec<(f32, bool)> =
+            self.scores.iter().map(|picture| (picture.score, picture.kind.is_some())).collect();
+        let mut pictures = self.scores.clone();
+        bank_ranks::rank(&mut pictures);
         let mut pixels = self.good_pixels.clone();
         self.bad_pixels.values().for_each(|of_kind| pixels.merge(of_kind));
         let count = self.scores.len().max(1) as f32;
-        let good = || self.scores.iter().filter(|scored| scored.kind.is_none());
+        let good = || self.scores.iter().filter(|picture| picture.kind.is_none());
         Report {
             image_auroc: metrics::auroc(&scores),
             pixel_auroc: pixels.auroc(),
@@ -197,18 +195,19 @@ impl Tally {
                 total: self.summed_ms.total / count,
             },
             good_count: good().count(),
-            good_rejected: good().filter(|scored| scored.is_rejected).count(),
+            good_rejected: good().filter(|picture| picture.is_rejected).count(),
             kinds: self.kinds(),
             not_registered: self.not_registered,
+            pictures,
         }
     }
 
     fn kinds(&self) -> Vec<KindRow> {
-        let kinds: BTreeSet<&String> = self.scores.iter().filter_map(|scored| scored.kind.as_ref()).collect();
+        let kinds: BTreeSet<&String> = self.scores.iter().filter_map(|picture| picture.kind.as_ref()).collect();
         let row = |kind: &String| {
-            let of_kind = || self.scores.iter().filter(|scored| scored.kind.as_ref() == Some(kind));
-            let beside_good = self.scores.iter().filter(|scored| scored.kind.is_none()).chain(of_kind());
-            let scores: Vec<(f32, bool)> = beside_good.map(|scored| (scored.score, scored.kind.is_some())).collect();
+            let of_kind = || self.scores.iter().filter(|picture| picture.kind.as_ref() == Some(kind));
+            let beside_good = self.scores.iter().filter(|picture| picture.kind.is_none()).chain(of_kind());
+            let scores: Vec<(f32, bool)> = beside_good.map(|picture| (picture.score, picture.kind.is_some())).collect();
             let pixels = self.bad_pixels.get(kind).map(|of_kind| {
                 let mut pixels = self.good_pixels.clone();
                 pixels.merge(of_kind);
@@ -217,7 +216,7 @@ impl Tally {
             KindRow {
                 kind: kind.clone(),
                 count: of_kind().count(),
-                found: of_kind().filter(|scored| scored.is_rejected).count(),
+                found: of_kind().filter(|picture| picture.is_rejected).count(),
                 image_auroc: metrics::auroc(&scores),
                 pixel_auroc: pixels.as_ref().and_then(PixelMetrics::auroc),
                 aupro: pixels.as_ref().and_then(PixelMetrics::aupro),
@@ -262,11 +261,17 @@ fn print(report: &Report) {
         let [image, pixel, aupro] = [row.image_auroc, row.pixel_auroc, row.aupro].map(number);
         println!("{:<24} {:>6} {:>6} {image:>12} {pixel:>12} {aupro:>7}", row.kind, row.count, row.found);
     }
+    bank_ranks::print(&report.pictures);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{KindRow, PixelMetrics, Report, Scored, StageMs, Tally};
+    use super::{KindRow, PixelMetrics, Ranked, Report, StageMs, Tally};
+
+    fn ranked(score: f32, kind: Option<&str>) -> Ranked {
+        let (file, kind) = ("a.png".to_owned(), kind.map(str::to_owned));
+        Ranked { file, kind, score, is_rejected: score > 2.5, wrong_side_of: 0 }
+    }
 
     #[test]
     fn the_report_keeps_its_keys_and_says_null_without_masks() {
@@ -290,22 +295,21 @@ mod tests {
             good_rejected: 1,
             kinds: vec![kind],
             not_registered: 0,
+            pictures: vec![ranked(1.5, Some("pit"))],
         };
-        let expected = r#"{"image_auroc":1.0,"pixel_auroc":null,"aupro":null,"f1_max":0.5,"threshold":2.0,"bank_size":3,"ms_per_image":{"backbone":0.0,"search":0.0,"map":0.0,"total":0.0},"good_count":4,"good_rejected":1,"kinds":[{"kind":"pit","count":2,"found":1,"image_auroc":0.5,"pixel_auroc":null,"aupro":null}],"not_registered":0}"#;
+        let expected = r#"{"image_auroc":1.0,"pixel_auroc":null,"aupro":null,"f1_max":0.5,"threshold":2.0,"bank_size":3,"ms_per_image":{"backbone":0.0,"search":0.0,"map":0.0,"total":0.0},"good_count":4,"good_rejected":1,"kinds":[{"kind":"pit","count":2,"found":1,"image_auroc":0.5,"pixel_auroc":null,"aupro":null}],"not_registered":0,"pictures":[{"file":"a.png","kind":"pit","score":1.5,"is_rejected":false,"wrong_side_of":0}]}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
     }
 
     #[test]
     fn each_kind_is_held_against_all_good_pictures() {
-        let scored =
-            |score: f32, kind: Option<&str>| Scored { score, kind: kind.map(str::to_owned), is_rejected: score > 2.5 };
         let mut tally = Tally {
             scores: vec![
-                scored(1.0, None),
-                scored(2.0, None),
-                scored(3.0, Some("dent")),
-                scored(1.5, Some("pit")),
-                scored(9.0, Some("pit")),
+                ranked(1.0, None),
+                ranked(2.0, None),
+                ranked(3.0, Some("dent")),
+                ranked(1.5, Some("pit")),
+                ranked(9.0, Some("pit")),
             ],
             ..Tally::default()
         };

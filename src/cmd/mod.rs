@@ -7,6 +7,7 @@ mod bank_bench;
 mod bank_evaluate;
 mod bank_explain;
 mod bank_fit;
+mod bank_ranks;
 mod bank_split;
 mod bank_sweep;
 mod bank_view;
