@@ -10,6 +10,8 @@ pub const IMAGE_FILE_BYTES_MAX: u64 = 64 << 20;
 pub const IMAGE_SIDE_PX_MAX: u32 = 16_384;
 /// Most pixels of an image: 100 megapixels of BGR are 300 MB, against decompression bombs.
 pub const IMAGE_PIXELS_MAX: u64 = 100_000_000;
+/// Threads of one inference session.
+pub const MODEL_THREADS_MAX: usize = 256;
 /// Files of one folder or list: a million paths are about 100 MB.
 pub const SOURCE_FILES_MAX: usize = 1_000_000;
 /// Pause between two looks at a watched folder; a file is taken when two looks find it the same.

@@ -97,6 +97,18 @@ fn graphs_that_give_no_scores_say_so() {
     check("unnormalised", &picture(140, true), "min_max");
 }
 
+#[test]
+fn a_graph_whose_label_contradicts_its_score_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let scale = "normalisation = \"min_max\"\nimage = { threshold = 0.9, min = 0.0, max = 1.0 }\n";
+    let copy = changed(folder.path(), "padim-2", "normalisation = \"in_graph\"\n", scale);
+    // Its own threshold is 0.5: 0.66 is anomalous to it, and by the manifest's 0.9 it is not.
+    let error = score(&copy, &picture(180, false)).unwrap_err().to_string();
+    assert!(error.contains("anomalous") && error.contains("padim-2") && error.contains("normalisation"), "{error}");
+    assert!(score(&copy, &picture(140, true)).unwrap().evidence.score > 0.5, "where they agree it goes on");
+    assert!(score(&copy, &picture(150, false)).unwrap().evidence.score < 0.5);
+}
+
 fn changed(folder: &Path, name: &str, from: &str, to: &str) -> PathBuf {
     let copy = folder.join(name);
     copy_folder(&reference(name), &copy);

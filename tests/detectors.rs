@@ -177,7 +177,7 @@ fn ten_thousand_boxes_are_cut_above_what_a_frame_may_hold() {
 fn outputs_that_are_no_numbers_are_an_error_and_not_an_empty_frame() {
     let mut locator = open("not-a-number", DetectorOptions::default()).unwrap();
     let error = locator.locate(&flat(128, 64, RED)).unwrap_err();
-    assert!(matches!(error, LocateError::NotFinite { .. }), "{error}");
+    assert!(matches!(error, LocateError::BrokenRows { .. }), "{error}");
     assert!(error.to_string().contains("NaN") && error.to_string().contains("not-a-number"), "{error}");
     assert!(locator.locate(&flat(128, 64, [0, 0, 0])).unwrap().is_empty(), "the next frame is sound");
 }

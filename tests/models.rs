@@ -100,6 +100,45 @@ fn recorded_numbers_replay_and_changed_ones_are_refused_with_their_difference() 
 }
 
 #[test]
+fn goldens_that_prove_nothing_are_refused_and_do_not_hide_the_others() {
+    let folder = TempDir::new().unwrap();
+    let (model, other) = (folder.path().join("yolov8"), folder.path().join("nanodet"));
+    copy_folder(&reference("yolov8"), &model);
+    copy_folder(&reference("nanodet"), &other);
+    for model in [&model, &other] {
+        succeed(loupe().args(["model", "golden"]).arg(model).arg("--images").arg(red(folder.path())));
+    }
+    let path = model.join("golden/golden.json");
+    let recorded = fs::read_to_string(&path).unwrap();
+    let verify = || {
+        let said = loupe().args(["model", "verify", "--json"]).args([&model, &other]).output().unwrap();
+        (said.status.code(), serde_json::from_slice::<Value>(&said.stdout).unwrap())
+    };
+    assert_eq!(verify().0, Some(0));
+    let document: Value = serde_json::from_str(&recorded).unwrap();
+    let check = |change: &dyn Fn(&mut Value), word: &str| {
+        let mut changed = document.clone();
+        change(&mut changed["cases"][0]);
+        fs::write(&path, changed.to_string()).unwrap();
+        let (code, said) = verify();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said["faults"][0].as_str().unwrap().contains(word), "{said}");
+        assert_eq!(said["reports"][0]["model"], "nanodet", "the other one is replayed all the same: {said}");
+    };
+    check(&|case| case["outputs"] = Value::Array(Vec::new()), "the manifest names");
+    check(&|case| case["size_px"] = serde_json::json!([100_000, 100_000]), "100000x100000");
+    check(&|case| case["size_px"] = serde_json::json!([16_384, 16_384]), "pixels");
+    // Numbers as recorded, and a manifest that cannot read them as boxes.
+    fs::write(&path, &recorded).unwrap();
+    let manifest = fs::read_to_string(model.join("manifest.toml")).unwrap();
+    let more = manifest.replace("classes = [", "classes = [\"one more\", ");
+    assert_ne!(more, manifest);
+    fs::write(model.join("manifest.toml"), more).unwrap();
+    let (code, said) = verify();
+    assert!(code == Some(1) && said["faults"][0].as_str().unwrap().contains("layout `yolo`"), "{said}");
+}
+
+#[test]
 fn a_manifest_may_say_which_score_counts_and_the_caller_has_the_last_word() {
     let folder = TempDir::new().unwrap();
     let (model, picture) = (folder.path().join("yolov8"), red(folder.path()));

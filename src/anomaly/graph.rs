@@ -113,12 +113,21 @@ impl super::Surface for GraphSurface {
         };
         let pixel_threshold_raw = pixel_scale.threshold - self.spec.lowest;
         let above = map.data.iter().filter(|value| **value > pixel_threshold_raw).count();
+        let score = match self.spec.normalisation {
+            Normalisation::InGraph => score_raw.min(1.0),
+            Normalisation::MinMax => normalised(score_raw + self.spec.lowest, image_scale),
+        };
+        if let Some(is_odd) = raw.is_odd.filter(|is_odd| contradicts(*is_odd, score)) {
+            let word = if is_odd { "anomalous" } else { "normal" };
+            let message = format!(
+                "it calls the picture {word} and gives it a score of {score}, where 0.5 is the threshold; export it with its \
+                 normalisation, or set `normalisation = \"min_max\"` with the numbers of its training"
+            );
+            return Err(self.fault(message));
+        }
         let evidence = AnomalyEvidence {
             score_raw,
-            score: match self.spec.normalisation {
-                Normalisation::InGraph => score_raw.min(1.0),
-                Normalisation::MinMax => normalised(score_raw + self.spec.lowest, image_scale),
-            },
+            score,
             threshold: 0.5,
             image_threshold_raw: image_scale.threshold - self.spec.lowest,
             pixel_threshold_raw,
@@ -164,6 +173,11 @@ impl super::Surface for GraphSurface {
     }
 }
 
+/// Whether a graph's own label says other than a normalised score, beyond rounding.
+fn contradicts(is_odd: bool, score: f32) -> bool {
+    if is_odd { score < 0.5 - ROUNDING } else { score > 0.5 + ROUNDING }
+}
+
 /// 0 to 1, 0.5 at the threshold, never falling; the slope does not jump where it bends.
 fn normalised(raw: f32, scale: ScoreScale) -> f32 {
     let linear = (raw - scale.threshold) / (scale.max - scale.min) + 0.5;
@@ -178,7 +192,14 @@ fn normalised(raw: f32, scale: ScoreScale) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ScoreScale, normalised};
+    use super::{ScoreScale, contradicts, normalised};
+
+    #[test]
+    fn a_label_and_a_score_on_different_sides_of_the_threshold_contradict_each_other() {
+        assert!(contradicts(true, 0.3) && contradicts(false, 0.7));
+        assert!(!contradicts(true, 0.7) && !contradicts(false, 0.3) && !contradicts(true, 1.0));
+        assert!(!contradicts(true, 0.4999) && !contradicts(false, 0.5001) && !contradicts(false, 0.5), "rounding");
+    }
 
     #[test]
     fn the_score_is_anomalibs_in_the_middle_and_keeps_its_order_at_the_ends() {

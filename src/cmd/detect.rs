@@ -12,6 +12,7 @@ use super::Failure;
 use crate::capture::{self, Payload};
 use crate::clock::{Clock, Stopwatch};
 use crate::inference::{ModelManifest, ProviderPlan, Runtime};
+use crate::limits;
 use crate::locate::coco::{ANY_CLASS, AveragePrecision, CocoFile, Evaluator};
 use crate::locate::{BoxMask, DetectorLocator, DetectorOptions, Segment};
 use crate::shutdown::Shutdown;
@@ -120,6 +121,14 @@ impl DetectorArgs {
         };
         if let Some((key, message)) = options.faults().into_iter().next() {
             return Err(Failure::usage(anyhow::anyhow!("--{} {message}", key.replace('_', "-"))).into());
+        }
+        if self.threads > limits::MODEL_THREADS_MAX {
+            return Err(Failure::usage(anyhow::anyhow!(
+                "--threads is {}, at most {} are allowed",
+                self.threads,
+                limits::MODEL_THREADS_MAX
+            ))
+            .into());
         }
         let manifest = ModelManifest::load(&self.model)?;
         let runtime = Runtime::load(self.onnxruntime.as_deref())?;
@@ -233,6 +242,15 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         ))
         .into());
     }
+    let unknown: Vec<&str> =
+        locator.classes().iter().map(String::as_str).filter(|class| !categories.contains(class)).collect();
+    if !unknown.is_empty() && !args.class_agnostic {
+        eprintln!(
+            "no category of {} are {}: what the model finds of them counts nowhere",
+            args.coco.display(),
+            unknown.join(", ")
+        );
+    }
     let bar = progress(coco.images.len());
     let mut evaluator = Evaluator::default();
     let mut results = Vec::new();
@@ -240,6 +258,10 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     for image in &coco.images {
         let path = args.root.join(&image.file_name);
         let picture = capture::read_image(&path)?;
+        if let Some(fault) = image.size_fault(picture.width_px(), picture.height_px()) {
+            let fault = anyhow::anyhow!("{}: {fault}", path.display());
+            return Err(Failure::config(fault).into());
+        }
         let mut detections = locator.locate(&picture).with_context(|| path.display().to_string())?;
         if args.class_agnostic {
             detections.iter_mut().for_each(|detection| ANY_CLASS.clone_into(&mut detection.label));

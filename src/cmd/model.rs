@@ -13,9 +13,10 @@ use crate::anomaly::Bank;
 use crate::capture;
 use crate::config::{Config, LocateStage, Recipe, StationRecipe, SurfaceSource};
 use crate::inference::{
-    GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, InferenceError, ModelManifest, OPEN_SIDE_PX, ProbeReport,
+    GOLDEN_FILE, GOLDEN_FOLDER, Golden, GoldenReport, InferenceError, ModelKind, ModelManifest, ProbeReport,
     ProviderChoice, ProviderPlan, Runtime, probe,
 };
+use crate::locate::{DetectorLocator, DetectorOptions};
 use crate::types::{Digest, Image, Provider};
 
 /// Look at a model file, prove that it runs here as it was recorded, and measure it.
@@ -47,9 +48,9 @@ struct ProbeArgs {
     /// Make a model folder of it: the file (with its weights) and the guessed manifest; the folder must not exist.
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
-    /// Side in pixels for an input that leaves it open.
-    #[arg(long, value_name = "PX", default_value_t = OPEN_SIDE_PX)]
-    side_px: u32,
+    /// Side in pixels for an input that leaves it open; that of its metadata, or 640, if not given.
+    #[arg(long, value_name = "PX", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    side_px: Option<u32>,
     /// ONNX Runtime's shared library, where it is not in the usual places.
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -221,28 +222,30 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<()> {
     } else {
         args.models.iter().map(|folder| (folder.clone(), plan.clone())).collect()
     };
-    let mut reports = Vec::new();
+    // What cannot be replayed does not keep the others from it.
+    let (mut reports, mut faults) = (Vec::new(), Vec::new());
     for (folder, plan) in &uses {
-        match replay(&runtime, folder, plan)? {
-            Some(report) => reports.push(report),
-            None if !args.models.is_empty() => anyhow::bail!(
+        match replay(&runtime, folder, plan) {
+            Ok(Some(report)) => reports.push(report),
+            Ok(None) if !args.models.is_empty() => faults.push(format!(
                 "{} has no goldens; record them with `loupe model golden {} --images FILE`",
                 folder.display(),
                 folder.display()
-            ),
-            None => eprintln!("loupe: {} has no goldens and is not verified", folder.display()),
+            )),
+            Ok(None) => eprintln!("loupe: {} has no goldens and is not verified", folder.display()),
+            Err(error) => faults.push(format!("{}: {error:#}", folder.display())),
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string(&json!({ "reports": reports }))?);
+        println!("{}", serde_json::to_string(&json!({ "reports": reports, "faults": faults }))?);
     } else {
         reports.iter().for_each(print_report);
     }
-    let failed: Vec<String> = reports
+    let differing = reports
         .iter()
         .filter(|report| !report.passed)
-        .map(|report| format!("model `{}` on {}: {}", report.model, report.provider, report.faults()))
-        .collect();
+        .map(|report| format!("model `{}` on {}: {}", report.model, report.provider, report.faults()));
+    let failed: Vec<String> = differing.chain(faults).collect();
     anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
@@ -285,7 +288,16 @@ fn model_folders(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn replay(runtime: &Arc<Runtime>, folder: &Path, plan: &ProviderPlan) -> anyhow::Result<Option<GoldenReport>> {
     let manifest = ModelManifest::load(folder)?;
     let Some(golden) = Golden::load(&manifest)? else { return Ok(None) };
-    Ok(Some(golden.verify(runtime, &manifest, plan, decode)?))
+    let report = golden.verify(runtime, &manifest, plan, decode)?;
+    if manifest.kind() == ModelKind::Detector && report.passed {
+        // The numbers are right; whether the manifest reads them as boxes only decoding shows.
+        let mut locator = DetectorLocator::open(runtime, &manifest, plan, DetectorOptions::default())?;
+        for picture in golden.pictures() {
+            let image = decode(&picture).map_err(|message| anyhow::anyhow!("{}: {message}", picture.display()))?;
+            locator.locate(&image)?;
+        }
+    }
+    Ok(Some(report))
 }
 
 /// Recipes that the configuration names as files; what the centre sends is not known before the ledger is open.

@@ -9,7 +9,7 @@ use super::locate::{LocateStage, RawLocate, check_views, checked_areas};
 use super::{ConfigError, Document, Fault};
 use crate::anomaly::SearchMode;
 use crate::inference::{BatchLimits, Batching, ProviderPlan};
-use crate::limits::{BATCH_PICTURES_MAX, VIEWS_PER_ITEM_MAX};
+use crate::limits::{self, BATCH_PICTURES_MAX, VIEWS_PER_ITEM_MAX};
 use crate::quality::QualityLimits;
 use crate::types::{BoundingBox, ColourLimits, Digest, QualityLevel};
 
@@ -499,8 +499,9 @@ pub(super) fn validate_providers(
     if raw.order.is_empty() {
         document.fault(&format!("{key_path}.order"), "is missing: list at least one of tensorrt, cuda, openvino, cpu");
     }
-    if raw.intra_threads == Some(0) {
-        document.fault(&format!("{key_path}.intra_threads"), "is 0, must be at least 1");
+    if raw.intra_threads.is_some_and(|threads| !(1..=limits::MODEL_THREADS_MAX).contains(&threads)) {
+        let words = format!("must be 1 to {}", limits::MODEL_THREADS_MAX);
+        document.fault(&format!("{key_path}.intra_threads"), words);
     }
     let batching = raw.batching(key_path, document);
     StageProviders {

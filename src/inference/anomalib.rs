@@ -31,11 +31,13 @@ pub(super) fn recognise(outputs: &[Seen], [width, height]: [usize; 2]) -> Option
     if score.is_some() || map.is_some() {
         let is_normalised = named("pred_label").is_some() || named("pred_mask").is_some();
         let why = if is_normalised {
-            "outputs as anomalib 2 names them: scores are normalised in the graph"
+            "outputs as anomalib 2 names them: scores are normalised in the graph unless that was switched off (its label must agree \
+             with the score, or the frame holds)"
         } else {
             "outputs as anomalib names them, without labels: scores are raw"
         };
-        let outputs = [take(score, "anomaly_score"), take(map, "anomaly_map")].into_iter().flatten().collect();
+        let label = take(named("pred_label"), "anomaly_label");
+        let outputs = [take(score, "anomaly_score"), label, take(map, "anomaly_map")].into_iter().flatten().collect();
         return Some(AnomalyOutputs { outputs, is_normalised, why: why.to_owned() });
     }
     let is_score = |output: &&Seen| !output.sides.is_empty() && output.sides.iter().all(|side| *side == 1);
@@ -127,6 +129,7 @@ mod tests {
             name: (*name).to_owned(),
             element: "float32".to_owned(),
             sides: sides.to_vec(),
+            highest: None,
         };
         let outputs: Vec<Seen> = outputs.iter().map(seen).collect();
         let found = recognise(&outputs, [96, 64])?;
@@ -142,7 +145,7 @@ mod tests {
             ("anomaly_map", &[1, 1, 64, 96]),
             ("pred_mask", &[1, 1, 64, 96]),
         ];
-        assert_eq!(roles(two), Some((both.clone(), true)));
+        assert_eq!(roles(two), Some((vec!["anomaly_score", "anomaly_label", "anomaly_map"], true)));
         assert_eq!(roles(&[("output", &[1, 1, 64, 96])]), Some((vec!["anomaly_map"], false)));
         assert_eq!(roles(&[("output", &[1, 1, 64, 96]), ("77", &[1])]), Some((both, false)));
         assert_eq!(roles(&[("output", &[1])]), Some((vec!["anomaly_score"], false)));

@@ -105,6 +105,8 @@ impl AnomalySpec {
 pub struct RawAnomaly {
     pub score: Option<f32>,
     pub map: Option<RawMap>,
+    /// Whether the graph calls the picture odd.
+    pub is_odd: Option<bool>,
 }
 
 /// Anomaly of each place.
@@ -164,7 +166,7 @@ impl AnomalyModel {
             self.preprocessor.fill(slot, image, &area, self.placement).map_err(failed)?;
         }
         self.engine.run(&self.preprocessor, &self.wanted, |outputs| {
-            let mut raw = RawAnomaly { score: None, map: None };
+            let mut raw = RawAnomaly { score: None, map: None, is_odd: None };
             for (spec, output) in manifest.outputs().iter().zip(outputs) {
                 let (shape, values) = (&output.shape, &output.values);
                 let differs = |expected: String| InferenceError::Shape {
@@ -173,10 +175,14 @@ impl AnomalyModel {
                     expected,
                     found: format!("{shape:?}"),
                 };
-                if spec.role == OutputRole::AnomalyScore {
+                if spec.role != OutputRole::AnomalyMap {
                     let is_one_each = values.len() == batch && shape.first().is_none_or(|first| *first == batch);
-                    let score = values.first().filter(|_| is_one_each);
-                    raw.score = Some(*score.ok_or_else(|| differs(format!("one score, [{batch}]")))?);
+                    let value = values.first().filter(|_| is_one_each);
+                    let value = *value.ok_or_else(|| differs(format!("one number, [{batch}]")))?;
+                    match spec.role {
+                        OutputRole::AnomalyLabel => raw.is_odd = Some(value != 0.0),
+                        _ => raw.score = Some(value),
+                    }
                     continue;
                 }
                 let input = (width_px as usize, height_px as usize);

@@ -18,6 +18,7 @@ use super::outputs::Wanted;
 use super::preprocess::{Placement, Preprocessor};
 use super::session::ModelSession;
 use super::{InferenceError, ProviderPlan, Runtime};
+use crate::limits::IMAGE_SIDE_PX_MAX;
 use crate::types::{BoundingBox, Digest, Image, Provider};
 
 /// The folder beside a manifest.
@@ -27,6 +28,8 @@ pub const GOLDEN_FILE: &str = "golden.json";
 /// Runs of values that an output is cut into at most: 2 × 256 numbers are about 5 kB of JSON.
 const BLOCKS_MAX: usize = 256;
 const FORMAT: u32 = 1;
+/// Pixels of a case's input at most: 4 096², 200 MB of f32.
+const PIXELS_MAX: u64 = 4_096 * 4_096;
 
 /// Recorded cases of one model file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,7 +144,13 @@ impl Golden {
         if let Some(case) = file.cases.iter().find(|case| Path::new(&case.image).components().count() != 1) {
             return Err(fault(format!("`{}` must be a file name in the golden folder", case.image)));
         }
+        file.cases.iter().try_for_each(|case| check_case(case, manifest)).map_err(fault)?;
         Ok(Some(Golden { file, folder }))
+    }
+
+    /// The pictures of its cases.
+    pub fn pictures(&self) -> impl Iterator<Item = PathBuf> {
+        self.file.cases.iter().map(|case| self.folder.join(&case.image))
     }
 
     /// Run each case on the provider that `plan` leads to; `decode` turns a picture file into pixels.
@@ -233,6 +242,25 @@ impl Golden {
         std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, text)).map_err(failed)?;
         Ok(path)
     }
+}
+
+/// Whether a case proves what the manifest names, at a size that can be run.
+fn check_case(case: &Case, manifest: &ModelManifest) -> Result<(), String> {
+    let Case { image, size_px: [width_px, height_px], outputs, .. } = case;
+    let is_side = |side: &u32| (1..=IMAGE_SIDE_PX_MAX).contains(side);
+    if !is_side(width_px) || !is_side(height_px) || u64::from(*width_px) * u64::from(*height_px) > PIXELS_MAX {
+        return Err(format!("`{image}` is to be run at {width_px}x{height_px}; at most {PIXELS_MAX} pixels are"));
+    }
+    let expected: Vec<&str> = manifest.outputs().iter().map(|output| output.name.as_str()).collect();
+    let found: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+    if expected != found {
+        return Err(format!(
+            "`{image}` has the outputs `{}`, the manifest names `{}`; record the goldens again with `loupe model golden`",
+            found.join("`, `"),
+            expected.join("`, `")
+        ));
+    }
+    Ok(())
 }
 
 /// Runs a model of any kind and gives all that its manifest names.

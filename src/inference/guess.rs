@@ -6,13 +6,19 @@ use super::anomalib::{Metadata, recognise};
 use super::anomaly::ScoreScale;
 use super::layout::DetectorLayout;
 use super::onnx::{Graph, TensorInfo};
+use crate::limits;
+
+/// Boxes of 0 to 1 reach a little beyond the picture at most.
+const UNIT_HIGHEST: f32 = 2.0;
 
 /// A tensor with sides that a run on a grey picture showed, where the graph leaves them open; 0 = still open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Seen {
     pub name: String,
     pub element: String,
     pub sides: Vec<usize>,
+    /// Its largest value in that run, of floats.
+    pub highest: Option<f32>,
 }
 
 /// What the graph probably is.
@@ -25,6 +31,8 @@ pub struct Guess {
     outputs: Vec<(String, &'static str, Option<usize>, Option<usize>)>,
     class_count: Option<usize>,
     input: String,
+    /// Of the input.
+    element: String,
     size_px: [usize; 2],
     is_nhwc: bool,
     sizes: Option<String>,
@@ -47,7 +55,7 @@ pub fn picture_input(inputs: &[Seen]) -> Option<(&Seen, bool)> {
 /// What the graph probably is; words where nothing fits.
 ///
 /// # Errors
-/// When there is no picture input, or no layout has such outputs.
+/// When there is no picture input that Loupe can fill, or no layout has such outputs.
 pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, String> {
     let Some((input, is_nhwc)) = picture_input(inputs) else {
         let shapes: Vec<String> = graph.inputs.iter().map(TensorInfo::to_string).collect();
@@ -55,12 +63,22 @@ pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, 
     };
     let (height, width) = if is_nhwc { (input.sides[1], input.sides[2]) } else { (input.sides[2], input.sides[3]) };
     let sizes = inputs.iter().find(|other| other.element == "int64" && other.sides.last() == Some(&2));
+    check_input(input, is_nhwc)?;
+    if let Some(other) =
+        inputs.iter().find(|other| other.name != input.name && sizes.is_none_or(|s| s.name != other.name))
+    {
+        return Err(format!("it wants `{}` besides the picture, which Loupe does not have to give", other.name));
+    }
+    if let Some(task @ ("pose" | "obb")) = graph.metadata.get("task").map(String::as_str) {
+        return Err(format!("an Ultralytics export of task `{task}`; Loupe reads those of `detect` and `segment`"));
+    }
     let mut guess = Guess {
         layout: None,
         why: Vec::new(),
         outputs: Vec::new(),
         class_count: None,
         input: input.name.clone(),
+        element: input.element.clone(),
         size_px: [width, height],
         is_nhwc,
         sizes: sizes.map(|input| input.name.clone()),
@@ -71,6 +89,9 @@ pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, 
         return Ok(guess);
     }
     let is_detector = guess.by_names(outputs) || guess.by_pairs(outputs) || guess.by_shape(graph, outputs);
+    if is_detector {
+        guess.compare_names(graph);
+    }
     if is_detector || guess.features(outputs) {
         return Ok(guess);
     }
@@ -78,7 +99,33 @@ pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, 
     Err(format!("no layout has outputs like {}; write the manifest by hand (docs/detectors.md)", shapes.join(", ")))
 }
 
+/// Whether Loupe can fill the picture input.
+fn check_input(input: &Seen, is_nhwc: bool) -> Result<(), String> {
+    let Seen { name, element, sides, .. } = input;
+    let (channels, pixels) = if is_nhwc { (sides[3], &sides[1..3]) } else { (sides[1], &sides[2..4]) };
+    if !["float32", "float16", "uint8"].contains(&element.as_str()) {
+        return Err(format!(
+            "input `{name}` is of {element}; Loupe fills float32, float16 and uint8: export it with one of these"
+        ));
+    }
+    if sides[0] == 0 || pixels.iter().any(|side| !(1..=limits::IMAGE_SIDE_PX_MAX as usize).contains(side)) {
+        return Err(format!("input `{name}` has the sides {sides:?}: a picture's are 1 to 16384, a batch's 1 or more"));
+    }
+    if channels != 3 {
+        return Err(format!("input `{name}` has {channels} channels; Loupe's pictures have 3 (BGR or RGB)"));
+    }
+    Ok(())
+}
+
 impl Guess {
+    /// Say so where the metadata names other classes than the outputs have.
+    fn compare_names(&mut self, graph: &Graph) {
+        let named = names_of(graph).map_or(0, |names| names.len());
+        if let Some(count) = self.class_count.filter(|count| named > 0 && *count != named) {
+            self.why.push(format!("its metadata names {named} classes, its output has {count}: name them by hand, or look again at the layout"));
+        }
+    }
+
     fn take(&mut self, output: &Seen, role: &'static str) {
         self.outputs.push((output.name.clone(), role, None, None));
     }
@@ -114,7 +161,7 @@ impl Guess {
         };
         match (self.anomaly, metadata) {
             (None, _) => String::new(),
-            (Some(true), _) => "\n[anomaly]\nnormalisation = \"in_graph\"\n".to_owned(),
+            (Some(true), _) => "\n[anomaly]\nnormalisation = \"in_graph\"        # guessed\n".to_owned(),
             (Some(false), None) => "\n[anomaly]\nnormalisation = \"min_max\"\n\
                  # image = { threshold = 0.0, min = 0.0, max = 0.0 }   # needed: the numbers of anomalib's metadata.json\n\
                  # pixel = { threshold = 0.0, min = 0.0, max = 0.0 }\n"
@@ -132,6 +179,9 @@ impl Guess {
 
     /// Outputs that are named as exporters name them.
     fn by_names(&mut self, outputs: &[Seen]) -> bool {
+        if self.by_class_scores(outputs) {
+            return true;
+        }
         let find = |words: &[&str]| outputs.iter().find(|output| words.iter().any(|word| output.name.contains(word)));
         let (boxes, scores) = (find(&["boxes", "bboxes"]), find(&["scores"]));
         let labels = find(&["labels", "classes"]);
@@ -150,6 +200,13 @@ impl Guess {
                  `linear` where OpenCV resized; check against the training code"
                     .to_owned(),
             );
+            let place = |wanted: &Seen| outputs.iter().position(|output| output.name == wanted.name);
+            if self.sizes.is_none() && place(boxes) < place(labels) && place(labels) < place(scores) {
+                self.why.push(
+                    "boxes, labels and scores in this order are torchvision's: their first class is 1, 0 is the background".to_owned(),
+                );
+                self.detector.push("class_offset = 1             # guessed".to_owned());
+            }
             if let Some(sizes) = &self.sizes {
                 self.why.push(format!("input `{sizes}` takes the picture's size"));
             } else {
@@ -178,6 +235,32 @@ impl Guess {
             self.take(labels, "labels");
         }
         self.take(count, "count");
+        true
+    }
+
+    /// Boxes and the scores of every class for each query, as Hugging Face exports RT-DETR and RF-DETR itself.
+    fn by_class_scores(&mut self, outputs: &[Seen]) -> bool {
+        let find = |names: &[&str]| outputs.iter().find(|output| names.contains(&output.name.as_str()));
+        let pair = find(&["pred_boxes", "dets"]).zip(find(&["logits", "labels"]));
+        let Some((boxes, scores)) = pair else { return false };
+        let ([_, queries, 4], [_, rows, classes]) = (&boxes.sides[..], &scores.sides[..]) else { return false };
+        if queries != rows || *classes == 0 {
+            return false;
+        }
+        self.layout = Some(DetectorLayout::Detr);
+        self.class_count = Some(*classes);
+        self.why.push(format!(
+            "{queries} boxes and {classes} class scores each, as Hugging Face (RT-DETR) and RF-DETR export them"
+        ));
+        if boxes.name == "dets" {
+            self.why
+                .push("RF-DETR counts classes from 1: then set `class_offset = 1` and name one class less".to_owned());
+        }
+        self.detector.push("scores = \"logit\"             # guessed".to_owned());
+        self.detector.push("boxes = \"unit\"               # guessed: 0 to 1".to_owned());
+        self.detector.push("box_order = \"cxcywh\"         # guessed".to_owned());
+        self.take(boxes, "boxes");
+        self.take(scores, "scores");
         true
     }
 
@@ -219,6 +302,9 @@ impl Guess {
         let grids = |strides: &[usize]| strides.iter().map(|stride| self.cells(*stride)).sum::<usize>();
         let (three, four) = (grids(&[8, 16, 32]), grids(&[8, 16, 32, 64]));
         let named = graph.metadata.contains_key("names");
+        // Centres of cells reach across the input; raw ones are offsets of a few cells.
+        let is_decoded =
+            main.highest.is_some_and(|highest| highest > self.size_px[0].max(self.size_px[1]) as f32 / 2.0);
         let gfl_classes = b.checked_sub(32).filter(|count| *count > 0 && masks == 0);
         let (layout, why, class_count) = match () {
             () if b == 6 + masks && a <= 1_000 && a != three => {
@@ -235,6 +321,15 @@ impl Guess {
             () if (a == 3 * three || b == 3 * three) && a.min(b) > 5 + masks => {
                 let why = format!("{} rows are three anchors for each cell: YOLOv5 or v7", 3 * three);
                 (DetectorLayout::Yolov5, why, Some(a.min(b) - 5 - masks))
+            }
+            () if a == three && b > 5 && !named && b != 84 && masks == 0 && is_decoded => {
+                let why = format!(
+                    "{a} rows of {b} are the cells of strides 8, 16, 32, with boxes in pixels: YOLOX decoded in the graph, 5 + {} \
+                     values; if there is no objectness it is `yolo` with {} classes",
+                    b - 5,
+                    b - 4
+                );
+                (DetectorLayout::Yolov5, why, Some(b - 5))
             }
             () if a == three && b > 5 && !named && b != 84 && masks == 0 => {
                 let why = format!(
@@ -254,6 +349,20 @@ impl Guess {
         self.layout = Some(layout);
         self.why.push(why);
         self.class_count = class_count;
+        // Some row's box always reaches far into the input, whatever the picture shows.
+        let is_unit = main.highest.is_some_and(|highest| highest <= UNIT_HIGHEST);
+        if is_unit && matches!(layout, DetectorLayout::Yolo | DetectorLayout::Yolov5) {
+            self.why.push(
+                "no value is above 2 in a run: boxes are 0 to 1 of the input, as Ultralytics exports RT-DETR"
+                    .to_owned(),
+            );
+            self.detector.push("boxes = \"unit\"               # guessed: 0 to 1".to_owned());
+        }
+        if layout == DetectorLayout::EndToEnd {
+            self.why.push(
+                "boxes are taken for pixels: set `boxes = \"unit\"` under [detector] if they are 0 to 1".to_owned(),
+            );
+        }
         self.take(main, "detections");
         if let Some(prototypes) = prototypes {
             self.why.push(format!("{masks} mask prototypes in `{}`", prototypes.name));
@@ -353,6 +462,8 @@ impl Guess {
             }
             None => ("rgb", BY_255, imagenet, "stretch"),
         };
+        // A graph that takes octets scales them itself.
+        let (scale, values) = if self.element == "uint8" { ("1.0", plain_values) } else { (scale, values) };
         let resample = match self.layout {
             None | Some(DetectorLayout::Detr) => "triangle",
             Some(_) => "linear",
@@ -377,19 +488,20 @@ impl Guess {
 
     /// Names from Ultralytics' metadata (`{0: 'person', 1: 'bicycle'}`), else numbered ones.
     fn classes(&self, graph: &Graph) -> Vec<String> {
-        let names = graph.metadata.get("names").map(|text| {
-            let parts = text.trim_matches(['{', '}']).split(", ");
-            let names =
-                parts.filter_map(|part| Some(part.split_once(':')?.1.trim().trim_matches(['\'', '"']).to_owned()));
-            names.collect::<Vec<_>>()
-        });
-        match (names, self.class_count) {
+        match (names_of(graph), self.class_count) {
             (Some(names), count) if count.is_none_or(|count| count == names.len()) => names,
             (_, Some(1)) => vec!["object".to_owned()],
             (_, Some(count)) => (0..count).map(|class| format!("class_{class}")).collect(),
             (_, None) => Vec::new(),
         }
     }
+}
+
+/// Class names of Ultralytics' metadata.
+fn names_of(graph: &Graph) -> Option<Vec<String>> {
+    let parts = graph.metadata.get("names")?.trim_matches(['{', '}']).split(", ");
+    let names = parts.filter_map(|part| Some(part.split_once(':')?.1.trim().trim_matches(['\'', '"']).to_owned()));
+    Some(names.collect())
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -403,79 +515,4 @@ fn plain(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(name: &str, element: &str, sides: &[usize]) -> Seen {
-        Seen { name: name.to_owned(), element: element.to_owned(), sides: sides.to_vec() }
-    }
-
-    fn check_guess(
-        size: usize,
-        outputs: &[(&str, &[usize])],
-        expected: Option<DetectorLayout>,
-        classes: Option<usize>,
-    ) {
-        let inputs = [seen("images", "float32", &[1, 3, size, size])];
-        let outputs: Vec<Seen> = outputs.iter().map(|(name, sides)| seen(name, "float32", sides)).collect();
-        let found = guess(&Graph::default(), &inputs, &outputs).unwrap();
-        assert_eq!((found.layout, found.class_count), (expected, classes), "{outputs:?}");
-        assert!(!found.why.is_empty());
-        let text = found.manifest(&Graph::default(), "m", "model.onnx", &"0".repeat(64), &[], None);
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("manifest.toml"), &text).unwrap();
-        let manifest =
-            super::super::ModelManifest::load(folder.path()).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(manifest.layout(), expected);
-    }
-
-    #[test]
-    fn exports_of_each_family_are_recognised_and_their_manifest_reads() {
-        check_guess(416, &[("output", &[1, 3549, 85])], Some(DetectorLayout::Yolox), Some(80));
-        check_guess(416, &[("output", &[1, 3549, 6])], Some(DetectorLayout::Yolox), Some(1));
-        check_guess(640, &[("output0", &[1, 84, 8400])], Some(DetectorLayout::Yolo), Some(80));
-        check_guess(640, &[("output0", &[1, 8400, 84])], Some(DetectorLayout::Yolo), Some(80));
-        check_guess(640, &[("output0", &[1, 25_200, 85])], Some(DetectorLayout::Yolov5), Some(80));
-        check_guess(640, &[("output0", &[1, 300, 6])], Some(DetectorLayout::EndToEnd), None);
-        let seg: &[(&str, &[usize])] = &[("output0", &[1, 116, 8400]), ("output1", &[1, 32, 160, 160])];
-        check_guess(640, seg, Some(DetectorLayout::Yolo), Some(80));
-        check_guess(416, &[("output", &[1, 3598, 112])], Some(DetectorLayout::Gfl), Some(80));
-        let detr: &[(&str, &[usize])] = &[("labels", &[1, 100]), ("boxes", &[1, 100, 4]), ("scores", &[1, 100])];
-        check_guess(320, detr, Some(DetectorLayout::Detr), None);
-        let ssd: &[(&str, &[usize])] = &[
-            ("num_detections", &[1]),
-            ("detection_boxes", &[1, 100, 4]),
-            ("detection_scores", &[1, 100]),
-            ("detection_classes", &[1, 100]),
-        ];
-        check_guess(300, ssd, Some(DetectorLayout::Ssd), None);
-        let pico: &[(&str, &[usize])] = &[
-            ("a", &[1, 1600, 80]),
-            ("b", &[1, 400, 80]),
-            ("c", &[1, 100, 80]),
-            ("d", &[1, 1600, 32]),
-            ("e", &[1, 400, 32]),
-            ("f", &[1, 100, 32]),
-        ];
-        check_guess(320, pico, Some(DetectorLayout::Gfl), Some(80));
-        check_guess(224, &[("s8", &[1, 32, 28, 28]), ("embedding", &[1, 1280])], None, None);
-    }
-
-    #[test]
-    fn what_fits_nothing_says_what_was_seen() {
-        let error = guess(&Graph::default(), &[seen("ids", "int64", &[1, 7])], &[]).unwrap_err();
-        assert!(error.contains("no input has four sides"), "{error}");
-        let inputs = [seen("images", "float32", &[1, 3, 64, 64])];
-        let error = guess(&Graph::default(), &inputs, &[seen("o", "float32", &[5])]).unwrap_err();
-        assert!(error.contains("o [5]") && error.contains("by hand"), "{error}");
-    }
-
-    #[test]
-    fn class_names_come_from_the_metadata() {
-        let mut graph = Graph::default();
-        graph.metadata.insert("names".to_owned(), "{0: 'bolt', 1: 'nut'}".to_owned());
-        let inputs = [seen("images", "float32", &[1, 3, 640, 640])];
-        let found = guess(&graph, &inputs, &[seen("o", "float32", &[1, 6, 8400])]).unwrap();
-        assert_eq!(found.classes(&graph), ["bolt", "nut"]);
-    }
-}
+mod tests;

@@ -18,7 +18,8 @@ pub enum DetectorLayout {
     Yolov5,
     /// `[N, 6 + M]`: corners, score, class; duplicates are gone already (YOLOv10, `nms=True` exports).
     EndToEnd,
-    /// Labels `[N]`, boxes `[N, 4]`, scores `[N]` (RT-DETR, D-FINE, DEIM).
+    /// Labels `[N]`, boxes `[N, 4]`, scores `[N]` (RT-DETR, D-FINE, DEIM), or boxes `[N, 4]` and scores `[N, C]` (their exports
+    /// by Hugging Face, RF-DETR).
     Detr,
     /// Class scores and, for each side of the box, a distribution over distances (NanoDet, PicoDet).
     Gfl,
@@ -154,8 +155,9 @@ impl DetectorLayout {
                 (count(OutputRole::Detections) == 1, "one output of role `detections`")
             }
             DetectorLayout::Detr => {
-                let all = [OutputRole::Labels, OutputRole::Boxes, OutputRole::Scores];
-                (all.into_iter().all(|role| count(role) == 1), "outputs of roles `labels`, `boxes` and `scores`")
+                let has_both = [OutputRole::Boxes, OutputRole::Scores].into_iter().all(|role| count(role) == 1);
+                let is_right = has_both && count(OutputRole::Labels) <= 1;
+                (is_right, "outputs of roles `boxes` and `scores`, and `labels` where the graph gives them")
             }
             DetectorLayout::Gfl => (
                 count(OutputRole::Detections) == 1 || has_pairs,

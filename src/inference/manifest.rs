@@ -60,6 +60,8 @@ pub enum OutputRole {
     AnomalyScore,
     /// How odd each place of the picture is, `[N, 1, h, w]`.
     AnomalyMap,
+    /// Whether the graph itself calls the picture odd, `[N]` of 0 and 1 (`pred_label` of anomalib 2): it must agree.
+    AnomalyLabel,
 }
 
 impl OutputRole {
@@ -77,6 +79,7 @@ impl OutputRole {
             OutputRole::Prototypes => "prototypes",
             OutputRole::AnomalyScore => "anomaly_score",
             OutputRole::AnomalyMap => "anomaly_map",
+            OutputRole::AnomalyLabel => "anomaly_label",
         }
     }
 
@@ -90,7 +93,7 @@ impl OutputRole {
     /// Whether it belongs to an anomaly graph.
     #[must_use]
     pub fn is_of_anomaly(self) -> bool {
-        matches!(self, OutputRole::AnomalyScore | OutputRole::AnomalyMap)
+        matches!(self, OutputRole::AnomalyScore | OutputRole::AnomalyMap | OutputRole::AnomalyLabel)
     }
 }
 
@@ -179,10 +182,14 @@ impl ModelManifest {
         let text =
             std::fs::read_to_string(&path).map_err(|source| InferenceError::Read { path: path.clone(), source })?;
         let fault = |message: String| InferenceError::Manifest { path: path.clone(), message };
-        let file: ManifestFile = toml::from_str(&text).map_err(|error| fault(error.to_string().trim().to_owned()))?;
-        check(&file).map_err(fault)?;
+        let file = parse(&text).map_err(fault)?;
         let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
         Ok(Self { file, folder, text_sha256: Digest::of(text.as_bytes()) })
+    }
+
+    /// Why `text` is no manifest; `None` where it is one.
+    pub(super) fn fault_of(text: &str) -> Option<String> {
+        parse(text).err()
     }
 
     #[must_use]
@@ -334,6 +341,12 @@ impl ModelManifest {
     }
 }
 
+fn parse(text: &str) -> Result<ManifestFile, String> {
+    let file: ManifestFile = toml::from_str(text).map_err(|error| error.to_string().trim().to_owned())?;
+    check(&file)?;
+    Ok(file)
+}
+
 /// First contradiction within a manifest.
 fn check(file: &ManifestFile) -> Result<(), String> {
     let input = &file.input;
@@ -359,6 +372,11 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     }
     if file.outputs.is_empty() {
         return Err("it names no [[outputs]]".to_owned());
+    }
+    if let Some(class) =
+        file.classes.iter().enumerate().find_map(|(at, class)| file.classes[..at].contains(class).then_some(class))
+    {
+        return Err(format!("`classes` names `{class}` twice: each class of the output needs a name of its own"));
     }
     if file.centres.is_some() && !file.outputs.iter().any(|output| output.role == OutputRole::Embedding) {
         return Err("`centres` needs an output of role `embedding`".to_owned());
@@ -426,10 +444,12 @@ fn check_anomaly(file: &ManifestFile) -> Result<(), String> {
         );
     }
     let count = |role| file.outputs.iter().filter(|output| output.role == role).count();
-    if count(OutputRole::AnomalyScore) > 1 || count(OutputRole::AnomalyMap) > 1 {
-        return Err(
-            "an anomaly graph has one output of role `anomaly_score` and one of `anomaly_map` at most".to_owned()
-        );
+    let roles = [OutputRole::AnomalyScore, OutputRole::AnomalyMap, OutputRole::AnomalyLabel];
+    if let Some(role) = roles.into_iter().find(|role| count(*role) > 1) {
+        return Err(format!("an anomaly graph has one output of role `{}` at most", role.as_str()));
+    }
+    if count(OutputRole::AnomalyLabel) == file.outputs.len() {
+        return Err("an anomaly graph needs an output of role `anomaly_score` or `anomaly_map`".to_owned());
     }
     Ok(())
 }
@@ -514,6 +534,7 @@ channels = 32
         check_fault("[0.229, 0.224, 0.225]", "[0.229, 0.0, 0.225]", "not 0");
         check_fault("[224, 224]", "[0, 224]", "size_px");
         check_fault("e3b0", "zz", "sha256");
+        check_fault("license =", "classes = [\"bolt\", \"nut\", \"bolt\"]\nlicense =", "names `bolt` twice");
         check_fault("role = \"features\"", "role = \"detections\"", "kind = \"detector\"");
         let told = "role = \"features\"\nmirror_sensitive = true";
         check_fault("role = \"features\"", told, "of role `embedding`");

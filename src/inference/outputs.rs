@@ -86,6 +86,9 @@ fn numbers(value: &DynValue) -> ort::Result<(Vec<usize>, Cow<'_, [f32]>)> {
     if let Ok((shape, values)) = value.try_extract_tensor::<i32>() {
         return Ok((sides(shape), values.iter().map(|value| *value as f32).collect()));
     }
+    if let Ok((shape, values)) = value.try_extract_tensor::<bool>() {
+        return Ok((sides(shape), values.iter().map(|value| f32::from(u8::from(*value))).collect()));
+    }
     let (shape, values) = value.try_extract_tensor::<f32>()?;
     Ok((sides(shape), Cow::Borrowed(values)))
 }

@@ -16,8 +16,9 @@ use super::anomalib::Metadata;
 use super::guess::{Guess, Seen, guess, picture_input};
 use super::onnx::{self, TensorInfo};
 use super::session::{Files, try_provider};
-use super::{InferenceError, NodeCounts, ProviderChoice, ProviderPlan, Runtime};
+use super::{InferenceError, ModelManifest, NodeCounts, ProviderChoice, ProviderPlan, Runtime};
 use crate::clock::Stopwatch;
+use crate::limits::IMAGE_SIDE_PX_MAX;
 use crate::types::{Digest, Provider};
 
 /// Side taken for an input that leaves it open, unless the caller names one.
@@ -59,7 +60,8 @@ pub struct ProviderSupport {
     pub message: String,
 }
 
-/// Look at `path`; `name` is what its manifest would be called, `open_side_px` stands for sides the graph leaves open.
+/// Look at `path`; `name` is what its manifest would be called, `open_side_px` stands for sides the graph leaves open (those
+/// its metadata name, else [`OPEN_SIDE_PX`], where it is `None`).
 ///
 /// # Errors
 /// When the file or a file of its weights is missing, empty or no ONNX model, or no provider opens it.
@@ -67,7 +69,7 @@ pub fn probe(
     runtime: &Arc<Runtime>,
     path: &Path,
     name: &str,
-    open_side_px: u32,
+    open_side_px: Option<u32>,
 ) -> Result<ProbeReport, InferenceError> {
     let read =
         |path: &Path| std::fs::read(path).map_err(|source| InferenceError::Read { path: path.to_owned(), source });
@@ -96,11 +98,12 @@ pub fn probe(
         let opset = graph.opsets.get("").copied().unwrap_or(0);
         return Err(fault(format!("no provider opens it (opset {opset}): {said}")));
     };
-    let inputs: Vec<Seen> = graph.inputs.iter().map(|input| seen(input, open_side_px)).collect();
+    let open_px = open_side_px.map_or_else(|| image_px(&graph).unwrap_or([OPEN_SIDE_PX; 2]), |side| [side; 2]);
+    let inputs: Vec<Seen> = graph.inputs.iter().map(|input| seen(input, open_px)).collect();
     let ran = run_once(&mut session, &inputs);
     let outputs: Vec<Seen> = match &ran {
         Ok(outputs) => outputs.clone(),
-        Err(_) => graph.outputs.iter().map(|output| seen(output, 0)).collect(),
+        Err(_) => graph.outputs.iter().map(|output| seen(output, [0; 2])).collect(),
     };
     let guessed = guess(&graph, &inputs, &outputs);
     let external: Vec<(String, String)> =
@@ -109,6 +112,10 @@ pub fn probe(
     let metadata = guessed.as_ref().is_ok_and(Guess::wants_metadata).then(|| metadata(folder, &mut notes)).flatten();
     let digest = sha256.to_string();
     let manifest = |guess: &Guess| guess.manifest(&graph, name, "model.onnx", &digest, &external, metadata.as_ref());
+    let manifest = guessed.as_ref().ok().map(manifest);
+    if let Some(fault) = manifest.as_deref().and_then(ModelManifest::fault_of) {
+        notes.push(format!("the manifest does not load as it stands: {fault}"));
+    }
     Ok(ProbeReport {
         bytes: byte_count,
         sha256,
@@ -123,7 +130,7 @@ pub fn probe(
         run_fault: ran.as_ref().err().cloned(),
         shapes_seen: ran.unwrap_or_default().into_iter().map(|output| (output.name, output.sides)).collect(),
         layout: guessed.as_ref().ok().map(Guess::kind),
-        manifest: guessed.as_ref().ok().map(manifest),
+        manifest,
         why: guessed.map_or_else(|message| vec![message], |guess| guess.why).into_iter().chain(notes).collect(),
     })
 }
@@ -167,19 +174,32 @@ fn try_all(runtime: &Runtime, files: &Files) -> (Vec<ProviderSupport>, Option<Se
     (support.collect(), cpu)
 }
 
-/// Batch 1, three colours and `open_side_px` for what the graph leaves open.
-fn seen(tensor: &TensorInfo, open_side_px: u32) -> Seen {
+/// Height and width that Ultralytics notes (`imgsz`: `[480, 640]`).
+fn image_px(graph: &onnx::Graph) -> Option<[u32; 2]> {
+    let sides: Vec<u32> = graph
+        .metadata
+        .get("imgsz")?
+        .trim_matches(['[', ']'])
+        .split(',')
+        .map_while(|side| side.trim().parse().ok())
+        .collect();
+    <[u32; 2]>::try_from(sides).ok().filter(|sides| sides.iter().all(|side| (1..=IMAGE_SIDE_PX_MAX).contains(side)))
+}
+
+/// Batch 1, three colours and `open_px` (height, width) for what the graph leaves open.
+fn seen(tensor: &TensorInfo, open_px: [u32; 2]) -> Seen {
     let sides: Vec<Option<usize>> =
         tensor.sides.iter().map(|side| side.fixed().and_then(|side| usize::try_from(side).ok())).collect();
     let is_nhwc = sides.len() == 4 && sides[3] == Some(3) && sides[1] != Some(3);
     let colour_axis = if is_nhwc { 3 } else { 1 };
     let open = |axis: usize| match axis {
         0 => 1,
-        _ if sides.len() == 4 && axis == colour_axis && open_side_px > 0 => 3,
-        _ => open_side_px as usize,
+        _ if sides.len() == 4 && axis == colour_axis && open_px[0] > 0 => 3,
+        _ if sides.len() == 4 && axis == colour_axis % 3 + 2 => open_px[1] as usize,
+        _ => open_px[0] as usize,
     };
     let sides = sides.iter().enumerate().map(|(axis, side)| side.unwrap_or_else(|| open(axis))).collect();
-    Seen { name: tensor.name.clone(), element: tensor.element.to_owned(), sides }
+    Seen { name: tensor.name.clone(), element: tensor.element.to_owned(), sides, highest: None }
 }
 
 /// What the graph gives for a grey picture.
@@ -222,7 +242,9 @@ fn run_once(session: &mut Session, inputs: &[Seen]) -> Result<Vec<Seen>, String>
                     other => other.to_string(),
                 };
                 let sides = shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
-                Some(Seen { name: name.to_owned(), element, sides })
+                let highest = value.try_extract_tensor::<f32>().ok();
+                let highest = highest.map(|(_, values)| values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                Some(Seen { name: name.to_owned(), element, sides, highest })
             }
             _ => None,
         })

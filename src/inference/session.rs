@@ -211,9 +211,30 @@ pub(super) fn try_provider(
             .with_external_initializer_file_in_memory(name, Arc::clone(bytes))
             .map_err(|error| error.to_string())?;
     }
-    let session = builder.commit_from_memory(&files.model).map_err(|error| error.to_string())?;
+    let session = builder.commit_from_memory(&files.model).map_err(|error| readable(&error.to_string()))?;
     let nodes = node_counts(&session).map_err(|error| error.to_string())?;
     Ok((session, nodes))
+}
+
+/// What ONNX Runtime says of a file it cannot load, without its own source lines, and what to do.
+fn readable(message: &str) -> String {
+    let mut text = message.trim().to_owned();
+    if let Some(start) = text.find("/onnxruntime_src/") {
+        // `/path/file.h:46 void name(arguments) words`
+        let end = text[start..].find(") ").map_or(start, |at| start + at + 2);
+        text.replace_range(start..end, " ");
+    }
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let advice = if text.contains("IR version") {
+        "; save it with that IR version or an older one (`onnx.helper.make_model(…, ir_version=…)`)"
+    } else if text.contains("opset") {
+        "; export it with an opset that is supported (`torch.onnx.export(…, opset_version=17)`)"
+    } else if text.contains("is not a registered function/op") || text.contains("No Op registered") {
+        "; export it with operators of ONNX alone, custom ones are not loaded"
+    } else {
+        ""
+    };
+    format!("{text}{advice}")
 }
 
 /// Where compiled engines of these files lie for this machine, made if it is not there.
@@ -285,6 +306,13 @@ fn check_shapes(manifest: &ModelManifest, session: &Session) -> Result<(Element,
         expected[1] = output.channels.map_or(-1, i64::from);
         let types = [TensorElementType::Float32, TensorElementType::Float16];
         check_tensor(manifest, &format!("output `{}`", output.name), outlet.dtype(), &types, &expected)?;
+    }
+    // Octets that differ by 1 at the input and not by half a value after scaling are lost to the graph.
+    let step = spec.std.iter().map(|std| (spec.scale / std).abs()).fold(f32::INFINITY, f32::min);
+    if element == TensorElementType::Uint8 && step < 0.5 {
+        let what = format!("`scale` / `std` of input `{}`, which takes octets", spec.name);
+        let expected = "1.0 (such a graph scales them itself)".to_owned();
+        return Err(InferenceError::Shape { model: model(), what, expected, found: step.to_string() });
     }
     let element = match element {
         TensorElementType::Float16 => Element::F16,
@@ -445,6 +473,21 @@ mod tests {
         assert_eq!((both.foreshortenings.len(), both.embeddings.len()), (2, 2 * model.embedding_dim()));
         assert!(second.foreshortenings[0].is_some() && second.foreshortenings[0] == both.foreshortenings[1]);
         assert_ne!(both.foreshortenings[0], both.foreshortenings[1]);
+    }
+
+    #[test]
+    fn what_the_runtime_says_of_a_file_ends_in_advice_and_has_no_source_lines() {
+        let opset = "Load model from memory failed:/onnxruntime_src/onnxruntime/core/graph/model_load_utils.h:46 void \
+                     onnxruntime::Validate(const std::map<a, b>&, int) ONNX Runtime only *guarantees* support up to \n opset 26.";
+        let said = super::readable(opset);
+        assert!(
+            said.starts_with("Load model from memory failed: ONNX Runtime only") && !said.contains("_src"),
+            "{said}"
+        );
+        assert!(said.contains("opset_version=17"), "{said}");
+        assert!(super::readable("Unsupported model IR version: 99, max 13").contains("ir_version"));
+        assert!(super::readable("X(1) is not a registered function/op").contains("custom"));
+        assert_eq!(super::readable("out of memory"), "out of memory");
     }
 
     #[test]

@@ -28,6 +28,25 @@ pub struct CocoFile {
 pub struct CocoImage {
     pub id: i64,
     pub file_name: String,
+    #[serde(default)]
+    pub width: Option<u32>,
+    #[serde(default)]
+    pub height: Option<u32>,
+}
+
+impl CocoImage {
+    /// Why boxes of this annotation cannot be those of a picture of this size; `None` where the sizes agree or are not named.
+    #[must_use]
+    pub fn size_fault(&self, width_px: u32, height_px: u32) -> Option<String> {
+        let (width, height) = self.width.zip(self.height)?;
+        let advice = match (width, height) == (height_px, width_px) && width != height {
+            true => "it is stored turned and says so by EXIF, which is not followed: turn the file, or the boxes",
+            false => "the annotations are of another file, or of a scaled one",
+        };
+        let differs = (width, height) != (width_px, height_px);
+        differs
+            .then(|| format!("the annotations say {width}x{height}, the picture is {width_px}x{height_px}; {advice}"))
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -56,6 +75,10 @@ impl CocoFile {
             serde_json::from_str(text).map_err(|error| format!("is no COCO annotation file: {error}"))?;
         let images: BTreeSet<i64> = file.images.iter().map(|image| image.id).collect();
         let categories: BTreeSet<i64> = file.categories.iter().map(|category| category.id).collect();
+        let names: BTreeSet<&str> = file.categories.iter().map(|category| category.name.as_str()).collect();
+        if categories.len() != file.categories.len() || names.len() != file.categories.len() {
+            return Err("names two categories of the same id or name".to_owned());
+        }
         if images.len() != file.images.len() {
             return Err("names two images of the same id".to_owned());
         }
@@ -295,6 +318,21 @@ mod tests {
 
     fn evaluated(pictures: Vec<(Vec<Detection>, Vec<Truth>)>) -> AveragePrecision {
         Evaluator { pictures }.finish()
+    }
+
+    #[test]
+    fn a_picture_of_another_size_than_the_annotations_and_categories_twice_are_faults() {
+        let image = |width, height| CocoImage { id: 1, file_name: "a.jpg".to_owned(), width, height };
+        assert_eq!(image(Some(320), Some(240)).size_fault(320, 240), None);
+        assert_eq!(image(None, Some(240)).size_fault(7, 7), None);
+        assert!(image(Some(320), Some(240)).size_fault(240, 320).unwrap().contains("EXIF"));
+        assert!(image(Some(320), Some(240)).size_fault(640, 480).unwrap().contains("scaled"));
+        for two in
+            [r#"{"id": 1, "name": "a"}, {"id": 1, "name": "b"}"#, r#"{"id": 1, "name": "a"}, {"id": 2, "name": "a"}"#]
+        {
+            let text = format!(r#"{{"images": [], "annotations": [], "categories": [{two}]}}"#);
+            assert!(CocoFile::parse(&text).unwrap_err().contains("same id or name"));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::decoders::{self, CANDIDATES_MAX, Candidate, Decoder, Found, LayoutFault, Thresholds};
+use super::decoders::{self, CANDIDATES_MAX, Candidate, Decoder, Found, LayoutFault, RowFault, Thresholds};
 use super::segment::{self, BoxMask};
 use super::tiles::{self, Piece};
 use super::{Detection, nms};
@@ -91,11 +91,8 @@ pub enum LocateError {
          expected {expected}, found {found}; check layout, classes and input size in its manifest (`loupe model probe`)"
     )]
     Layout { model: String, layout: DetectorLayout, width_px: u32, height_px: u32, expected: String, found: String },
-    #[error(
-        "model `{model}` gave {rows} rows that are no numbers (NaN or infinite); its weights or its precision are broken: \
-         run `loupe model verify`, and try another provider or FP32"
-    )]
-    NotFinite { model: String, rows: usize },
+    #[error("model `{model}` gave {rows} rows {fault}")]
+    BrokenRows { model: String, rows: usize, fault: RowFault },
     #[error("region {position} of the recipe reaches out of a picture of {width_px}x{height_px}")]
     Region { position: usize, width_px: u32, height_px: u32 },
     #[error("model `{model}` has no class `{class}`, which `class_score_min` names; it has {classes}")]
@@ -201,11 +198,14 @@ impl DetectorLocator {
         let (decoder, thresholds, options) = (self.decoder.as_ref(), &self.thresholds, &self.options);
         let mut pieces = Vec::new();
         let mut fault = None;
-        let mut broken_rows = 0;
+        let mut broken: Option<(RowFault, usize)> = None;
         self.model.run(image, &areas, |tile, raw, letterbox| match propose(decoder, thresholds, raw) {
             Err(error) => fault = Some(error),
-            Ok((candidates, broken)) => {
-                broken_rows += broken;
+            Ok((candidates, found)) => {
+                broken = match (broken, found) {
+                    (Some((fault, before)), Some((_, count))) => Some((fault, before + count)),
+                    (one, other) => one.or(other),
+                };
                 for (candidate, unclipped) in unrepeated(candidates, letterbox, decoder.is_final(), options) {
                     let bbox = unclipped.clamped(width_px, height_px);
                     // Outside the frame, or thinner than a pixel: nothing to look at.
@@ -214,7 +214,7 @@ impl DetectorLocator {
                     }
                     let payload = wants_masks.then(|| mask_of(decoder, raw, letterbox, &candidate, &bbox)).flatten();
                     let is_cut = tiles::is_cut(&bbox, &areas[tile], width_px, height_px);
-                    let (class, score) = (candidate.class, candidate.score.min(1.0));
+                    let (class, score) = (candidate.class, candidate.score);
                     pieces.push(Piece { bbox, class, score, tile, is_cut, payload });
                 }
             }
@@ -222,8 +222,8 @@ impl DetectorLocator {
         if let Some(fault) = fault {
             return Err(self.layout_error(fault));
         }
-        if broken_rows > 0 {
-            return Err(LocateError::NotFinite { model: self.model.manifest().name().to_owned(), rows: broken_rows });
+        if let Some((fault, rows)) = broken {
+            return Err(LocateError::BrokenRows { model: self.model.manifest().name().to_owned(), rows, fault });
         }
         if areas.len() > 1 {
             pieces = tiles::merge(pieces, self.options.iou_max, self.options.class_agnostic);
@@ -264,17 +264,17 @@ fn thresholds(manifest: &ModelManifest, options: &DetectorOptions) -> Result<Thr
     Ok(Thresholds::new(score_min, by_class))
 }
 
-/// The best candidates, best first, and how many rows were no numbers.
+/// The best candidates, best first, and how many rows cannot be what the layout says.
 fn propose(
     decoder: &dyn Decoder,
     thresholds: &Thresholds,
     raw: &RawOutputs<'_>,
-) -> Result<(Vec<Candidate>, usize), LayoutFault> {
+) -> Result<(Vec<Candidate>, Option<(RowFault, usize)>), LayoutFault> {
     let mut found = Found::new(thresholds);
     decoder.decode(raw, &mut found)?;
     found.candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
     found.candidates.truncate(CANDIDATES_MAX);
-    Ok((found.candidates, found.broken_rows))
+    Ok((found.candidates, found.broken))
 }
 
 /// Candidates with their unclipped boxes in the frame, duplicates gone.

@@ -18,6 +18,7 @@ mod tiles;
 use crate::types::{BoundingBox, Image};
 
 pub use blob::{BLOB_LABEL, BlobLocator, BlobOptions};
+pub use decoders::RowFault;
 pub use detector::{DetectorLocator, DetectorOptions, LocateError, Segment, decode_outputs};
 pub use segment::BoxMask;
 

@@ -1,7 +1,7 @@
 //! Exports that end in finished rows `[N, 6 + M]`: corners, score, class and mask coefficients (YOLOv10, YOLO26, and
 //! Ultralytics exports with `nms=True`). Rows beyond the found things have a score of 0.
 
-use super::{Decoder, Found, Geometry, LayoutFault, class_of, shape_text};
+use super::{Decoder, Found, Geometry, LayoutFault, shape_text};
 use crate::inference::{OutputRole, RawOutputs};
 
 const COLUMNS: usize = 6;
@@ -27,12 +27,8 @@ impl Decoder for EndToEnd {
             return Err(LayoutFault { expected: format!("[rows, {columns}]"), found });
         };
         for (index, row) in output.values.chunks_exact(columns).enumerate() {
-            if row[5].is_nan() {
-                found.broken_rows += 1;
-            } else if let Some(class) = class_of(row[5], self.class_offset) {
-                let four = [row[0], row[1], row[2], row[3]];
-                found.offer(index, class, row[4], || self.geometry.corners(four, raw.input_px));
-            }
+            let four = [row[0], row[1], row[2], row[3]];
+            found.offer_label(index, row[5], self.class_offset, row[4], || self.geometry.corners(four, raw.input_px));
         }
         Ok(())
     }
@@ -60,7 +56,7 @@ mod tests {
 
     #[test]
     fn rows_are_read_and_the_filling_is_not() {
-        let data = [[1.0, 2.0, 30.0, 40.0, 0.9, 3.0], [0.0; 6], [5.0, 5.0, 6.0, 6.0, 0.8, -1.0]].concat();
+        let data = [[1.0, 2.0, 30.0, 40.0, 0.9, 3.0], [0.0; 6], [5.0, 5.0, 6.0, 6.0, 0.0, -1.0]].concat();
         let raw = outputs(vec![tensor(OutputRole::Detections, &[3, 6], &data)], [64, 64]);
         let (found, broken_rows) = decoded(&DECODER, &raw).unwrap();
         assert_eq!(found.len(), 1);

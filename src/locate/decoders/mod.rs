@@ -1,7 +1,7 @@
 //! One decoder a layout: from what a graph gave to boxes in pixels of its input.
 //!
-//! Decoders are pure and keep nothing between pictures. A number that is none (NaN) or a box without end is never
-//! dropped in silence: a model that gives one is broken, and its frame must hold. Overload: a decoder looks at each row
+//! Decoders are pure and keep nothing between pictures. A row above its least score that cannot be what the layout says
+//! ([`RowFault`]) is never dropped in silence: the model is broken or read wrongly, and its frame must hold. Overload: a decoder looks at each row
 //! once; what it finds is cut to [`CANDIDATES_MAX`] before anything quadratic.
 
 mod detr;
@@ -15,6 +15,45 @@ use crate::inference::{BoxOrder, BoxUnit, DetectorLayout, ModelManifest, RawOutp
 
 /// Candidates kept for the suppression at most, the most confident: it is quadratic.
 pub(super) const CANDIDATES_MAX: usize = 1_000;
+
+/// How far above 1 a score may be by rounding (FP16 products of sigmoids).
+const SCORE_SLACK: f32 = 0.01;
+/// How far from a whole number a class may be, and how far the wrong way round two corners, by rounding.
+const ROUNDING_SLACK: f32 = 0.01;
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFault {
+    /// Score, class or box is NaN or infinite.
+    NotFinite,
+    /// The score is above 1.
+    AboveOne,
+    /// The class is no whole number, below 0, or beyond those of the manifest.
+    NoSuchClass,
+    /// Right of left or bottom above top.
+    Inverted,
+}
+
+impl std::fmt::Display for RowFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            RowFault::NotFinite => {
+                "that are no numbers (NaN or infinite); its weights or its precision are broken: run `loupe model verify`, and \
+                 try another provider or FP32"
+            }
+            RowFault::AboveOne => {
+                "with a score above 1; if it gives logits, set `scores = \"logit\"` under [detector] of its manifest, else it is \
+                 of another layout: see `loupe model probe`"
+            }
+            RowFault::NoSuchClass => {
+                "of a class that its manifest does not name; complete `classes`, or set `class_offset` or the right `layout`"
+            }
+            RowFault::Inverted => {
+                "whose box ends before it begins; set `box_order` under [detector] of its manifest (xyxy, yxyx, cxcywh)"
+            }
+        })
+    }
+}
 
 /// A box that a graph proposes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,31 +95,62 @@ impl Thresholds {
 pub(super) struct Found<'t> {
     thresholds: &'t Thresholds,
     pub candidates: Vec<Candidate>,
-    /// Rows with a score that is no number, or a box without end.
-    pub broken_rows: usize,
+    /// How many rows cannot be what the layout says, and what is wrong with the first of them.
+    pub broken: Option<(RowFault, usize)>,
 }
 
 impl<'t> Found<'t> {
     pub(super) fn new(thresholds: &'t Thresholds) -> Self {
-        Self { thresholds, candidates: Vec::new(), broken_rows: 0 }
+        Self { thresholds, candidates: Vec::new(), broken: None }
     }
 
     /// Take the row if its score suffices; `corners` are computed only then.
     fn offer(&mut self, row: usize, class: usize, score: f32, corners: impl FnOnce() -> [f32; 4]) {
         if score.is_nan() {
-            self.broken_rows += 1;
-            return;
+            return self.broken(RowFault::NotFinite);
         }
         // Rows that only fill up a fixed count have a score of 0.
         if score <= 0.0 || score < self.thresholds.of(class) {
             return;
         }
         let corners = corners();
-        if corners.iter().all(|corner| corner.is_finite()) {
-            self.candidates.push(Candidate { corners, class, score, row });
+        let [left, top, right, bottom] = corners;
+        let fault = if !score.is_finite() || corners.iter().any(|corner| !corner.is_finite()) {
+            Some(RowFault::NotFinite)
+        } else if score > 1.0 + SCORE_SLACK {
+            Some(RowFault::AboveOne)
+        } else if right < left - ROUNDING_SLACK || bottom < top - ROUNDING_SLACK {
+            Some(RowFault::Inverted)
         } else {
-            self.broken_rows += 1;
+            None
+        };
+        match fault {
+            Some(fault) => self.broken(fault),
+            None => self.candidates.push(Candidate { corners, class, score: score.min(1.0), row }),
         }
+    }
+
+    /// As [`Found::offer`], of a row whose class came as a number; `offset` is that of the first class, what is below it
+    /// (from 0 on) is background.
+    fn offer_label(&mut self, row: usize, label: f32, offset: u32, score: f32, corners: impl FnOnce() -> [f32; 4]) {
+        if label.is_nan() || score.is_nan() {
+            return self.broken(RowFault::NotFinite);
+        }
+        let class = class_of(label, offset, self.thresholds.by_class.len());
+        let known = class.as_ref().map_or(None, |class| *class);
+        if score <= 0.0 || score < known.map_or(self.thresholds.least(), |class| self.thresholds.of(class)) {
+            return;
+        }
+        match class {
+            Ok(Some(class)) => self.offer(row, class, score, corners),
+            Ok(None) => {}
+            Err(()) => self.broken(RowFault::NoSuchClass),
+        }
+    }
+
+    fn broken(&mut self, fault: RowFault) {
+        let (first, count) = self.broken.unwrap_or((fault, 0));
+        self.broken = Some((first, count + 1));
     }
 
     /// What no class accepts less than.
@@ -127,7 +197,9 @@ pub(super) fn for_manifest(manifest: &ModelManifest) -> Option<Box<dyn Decoder>>
             geometry,
         }),
         DetectorLayout::EndToEnd => Box::new(end_to_end::EndToEnd { geometry, class_offset: spec.class_offset }),
-        DetectorLayout::Detr => Box::new(detr::Detr { geometry, class_offset: spec.class_offset, scores: spec.scores }),
+        DetectorLayout::Detr => {
+            Box::new(detr::Detr { geometry, class_count, class_offset: spec.class_offset, scores: spec.scores })
+        }
         DetectorLayout::Gfl => Box::new(gfl::Gfl {
             class_count,
             strides: spec.strides.clone(),
@@ -164,6 +236,8 @@ impl Geometry {
 fn probability(score: f32, form: ScoreForm) -> f32 {
     match form {
         ScoreForm::Probability => score,
+        // Minus infinity is a class that the graph rules out, plus infinity a number that overflowed.
+        ScoreForm::Logit if score == f32::INFINITY => f32::NAN,
         ScoreForm::Logit => 1.0 / (1.0 + (-score).exp()),
     }
 }
@@ -182,11 +256,18 @@ fn best(scores: &[f32]) -> (usize, f32) {
     best
 }
 
-/// A class number that came as a float; `None` for a negative one, which marks rows that only fill up a fixed count.
+/// A class number that came as a float; `None` for background, below `offset`. `count` classes are known, any where it is 0.
+///
+/// # Errors
+/// When it is no class.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0 to 65535")]
-fn class_of(label: f32, offset: u32) -> Option<usize> {
-    let class = label.round() - offset as f32;
-    (0.0..65_536.0).contains(&class).then_some(class as usize)
+fn class_of(label: f32, offset: u32, count: usize) -> Result<Option<usize>, ()> {
+    let number = label.round();
+    if !(0.0..65_536.0).contains(&number) || (label - number).abs() > ROUNDING_SLACK {
+        return Err(());
+    }
+    let class = (number as usize).checked_sub(offset as usize);
+    if class.is_some_and(|class| count > 0 && class >= count) { Err(()) } else { Ok(class) }
 }
 
 /// Number of cells that cover a side.
@@ -220,7 +301,7 @@ pub(super) mod testing {
         let thresholds = Thresholds::new(0.3, Vec::new());
         let mut found = Found::new(&thresholds);
         decoder.decode(raw, &mut found)?;
-        Ok((found.candidates, found.broken_rows))
+        Ok((found.candidates, found.broken.map_or(0, |(_, rows)| rows)))
     }
 }
 
@@ -242,7 +323,38 @@ mod tests {
         found.offer(0, 0, 0.9, || [0.0, 0.0, f32::INFINITY, 1.0]);
         let kept: Vec<_> = found.candidates.iter().map(|one| (one.class, one.score)).collect();
         assert_eq!(kept, [(0, 0.3), (1, 0.7), (2, 0.5)]);
-        assert_eq!((found.broken_rows, found.least()), (2, 0.3));
+        assert_eq!((found.broken, found.least()), (Some((RowFault::NotFinite, 2)), 0.3));
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_is_counted_and_never_dropped() {
+        let thresholds = Thresholds::new(0.3, vec![None, None]);
+        let fault = |offer: &dyn Fn(&mut Found<'_>)| {
+            let mut found = Found::new(&thresholds);
+            offer(&mut found);
+            (found.broken.map(|(fault, _)| fault), found.candidates.len())
+        };
+        let unit = || [0.0, 0.0, 1.0, 1.0];
+        let row = |score: f32, corners: [f32; 4]| fault(&move |found| found.offer(0, 0, score, || corners));
+        assert_eq!(row(f32::INFINITY, unit()), (Some(RowFault::NotFinite), 0));
+        assert_eq!(row(1.5, unit()), (Some(RowFault::AboveOne), 0));
+        assert_eq!(row(1.001, unit()), (None, 1), "rounding");
+        assert_eq!(row(0.9, [1.0, 0.0, 0.0, 1.0]), (Some(RowFault::Inverted), 0));
+        assert_eq!(row(0.9, [0.0, 1.0, 1.0, 0.0]), (Some(RowFault::Inverted), 0));
+        assert_eq!(row(0.1, [1.0, 0.0, 0.0, 1.0]), (None, 0), "a row below its score says nothing");
+        let label = |label: f32, score: f32| fault(&move |found| found.offer_label(0, label, 1, score, unit));
+        for (number, expected) in
+            [(1.0, (None, 1)), (2.0, (None, 1)), (0.0, (None, 0)), (-1.0, (Some(RowFault::NoSuchClass), 0))]
+        {
+            assert_eq!(label(number, 0.9), expected, "{number}");
+        }
+        for beyond in [3.0, 1.5, 1e12, f32::INFINITY] {
+            assert_eq!(label(beyond, 0.9), (Some(RowFault::NoSuchClass), 0), "{beyond}");
+            assert_eq!(label(beyond, 0.1), (None, 0), "{beyond}");
+        }
+        assert_eq!(label(f32::NAN, 0.0), (Some(RowFault::NotFinite), 0));
+        assert!(probability(f32::INFINITY, ScoreForm::Logit).is_nan());
+        assert_eq!(probability(f32::NEG_INFINITY, ScoreForm::Logit), 0.0);
     }
 
     #[test]
@@ -251,10 +363,7 @@ mod tests {
         assert_eq!(box_of(BoxOrder::Xyxy, BoxUnit::InputPx, [1.0, 2.0, 3.0, 4.0]), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(box_of(BoxOrder::Yxyx, BoxUnit::Unit, [0.125, 0.25, 0.5, 0.75]), [25.0, 6.25, 75.0, 25.0]);
         assert_eq!(box_of(BoxOrder::Cxcywh, BoxUnit::InputPx, [10.0, 20.0, 4.0, 6.0]), [8.0, 17.0, 12.0, 23.0]);
-        assert_eq!(
-            (class_of(3.0, 1), class_of(-1.0, 0), class_of(0.0, 1), class_of(f32::NAN, 0)),
-            (Some(2), None, None, None)
-        );
+        assert_eq!((class_of(3.0, 1, 0), class_of(3.0, 1, 2), class_of(0.0, 1, 2)), (Ok(Some(2)), Err(()), Ok(None)));
     }
 
     fn all_decoders() -> Vec<(Box<dyn Decoder>, Vec<OutputRole>)> {
@@ -267,7 +376,11 @@ mod tests {
             (Box::new(yolo::Yolo { class_count: None, has_objectness: false, scores, geometry }), one.clone()),
             (Box::new(yolo::Yolo { class_count: Some(2), has_objectness: true, scores, geometry }), one.clone()),
             (Box::new(end_to_end::EndToEnd { geometry, class_offset: 0 }), one.clone()),
-            (Box::new(detr::Detr { geometry, class_offset: 0, scores }), three.clone()),
+            (Box::new(detr::Detr { geometry, class_count: None, class_offset: 0, scores }), three.clone()),
+            (
+                Box::new(detr::Detr { geometry, class_count: None, class_offset: 1, scores }),
+                vec![OutputRole::Boxes, OutputRole::Scores],
+            ),
             (Box::new(ssd::Ssd { geometry, class_offset: 1 }), three),
             (Box::new(gfl::Gfl { class_count: None, strides: vec![8, 16], cell_offset: 0.5, scores }), one),
             (

@@ -2,7 +2,7 @@
 //! right of 0..1, classes from 1 on, `num_detections`) and TensorRT's EfficientNMS (corners in pixels, classes from 0 on).
 //! The manifest's `[detector]` tells them apart.
 
-use super::{Decoder, Found, Geometry, LayoutFault, class_of, shape_text};
+use super::{Decoder, Found, Geometry, LayoutFault, shape_text};
 use crate::inference::{OutputRole, RawOutputs};
 
 #[derive(Debug)]
@@ -43,11 +43,7 @@ impl Decoder for Ssd {
         let (boxes, _) = boxes.values.as_chunks::<4>();
         for (index, (four, score)) in boxes.iter().zip(scores).take(count).enumerate() {
             let label = labels.map_or(self.class_offset as f32, |labels| labels[index]);
-            if label.is_nan() {
-                found.broken_rows += 1;
-            } else if let Some(class) = class_of(label, self.class_offset) {
-                found.offer(index, class, *score, || self.geometry.corners(*four, raw.input_px));
-            }
+            found.offer_label(index, label, self.class_offset, *score, || self.geometry.corners(*four, raw.input_px));
         }
         Ok(())
     }

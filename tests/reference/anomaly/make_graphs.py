@@ -107,7 +107,7 @@ def main(root):
         b.node("Clip", [f"{name}_open", "zero", "one"], name)
     b.node("Greater", ["pred_score", "half"], "pred_label")
     b.node("Greater", ["anomaly_map", "half"], "pred_mask")
-    b.save(root / "padim-2", [("pred_score", FLOAT, ["batch"], "anomaly_score"), ("pred_label", BOOL, ["batch"], None),
+    b.save(root / "padim-2", [("pred_score", FLOAT, ["batch"], "anomaly_score"), ("pred_label", BOOL, ["batch"], "anomaly_label"),
                               ("anomaly_map", FLOAT, MAP, "anomaly_map"), ("pred_mask", BOOL, MAP, None)], 'normalisation = "in_graph"')
 
     b = Build()
