@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::decoders::{self, CANDIDATES_MAX, Candidate, Decoder, Found, LayoutFault, RowFault, Thresholds};
+use super::decoders::{self, BrokenRows, CANDIDATES_MAX, Candidate, Decoder, Found, LayoutFault, RowFault, Thresholds};
 use super::segment::{self, BoxMask};
 use super::tiles::{self, Piece};
 use super::{Detection, nms};
@@ -198,14 +198,11 @@ impl DetectorLocator {
         let (decoder, thresholds, options) = (self.decoder.as_ref(), &self.thresholds, &self.options);
         let mut pieces = Vec::new();
         let mut fault = None;
-        let mut broken: Option<(RowFault, usize)> = None;
+        let mut broken = None;
         self.model.run(image, &areas, |tile, raw, letterbox| match propose(decoder, thresholds, raw) {
             Err(error) => fault = Some(error),
             Ok((candidates, found)) => {
-                broken = match (broken, found) {
-                    (Some((fault, before)), Some((_, count))) => Some((fault, before + count)),
-                    (one, other) => one.or(other),
-                };
+                broken = BrokenRows::joined(broken, found);
                 for (candidate, unclipped) in unrepeated(candidates, letterbox, decoder.is_final(), options) {
                     let bbox = unclipped.clamped(width_px, height_px);
                     // Outside the frame, or thinner than a pixel: nothing to look at.
@@ -222,7 +219,7 @@ impl DetectorLocator {
         if let Some(fault) = fault {
             return Err(self.layout_error(fault));
         }
-        if let Some((fault, rows)) = broken {
+        if let Some(BrokenRows { fault, count: rows }) = broken {
             return Err(LocateError::BrokenRows { model: self.model.manifest().name().to_owned(), rows, fault });
         }
         if areas.len() > 1 {
@@ -269,7 +266,7 @@ fn propose(
     decoder: &dyn Decoder,
     thresholds: &Thresholds,
     raw: &RawOutputs<'_>,
-) -> Result<(Vec<Candidate>, Option<(RowFault, usize)>), LayoutFault> {
+) -> Result<(Vec<Candidate>, Option<BrokenRows>), LayoutFault> {
     let mut found = Found::new(thresholds);
     decoder.decode(raw, &mut found)?;
     found.candidates.sort_by(|a, b| b.score.total_cmp(&a.score));

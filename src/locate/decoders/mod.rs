@@ -55,6 +55,24 @@ impl std::fmt::Display for RowFault {
     }
 }
 
+/// Rows that cannot be what the layout says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BrokenRows {
+    /// Of the first of them.
+    pub fault: RowFault,
+    pub count: usize,
+}
+
+impl BrokenRows {
+    /// Those of two pictures together.
+    pub(super) fn joined(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(Self { count: one.count + other.count, ..one }),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
 /// A box that a graph proposes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Candidate {
@@ -95,8 +113,7 @@ impl Thresholds {
 pub(super) struct Found<'t> {
     thresholds: &'t Thresholds,
     pub candidates: Vec<Candidate>,
-    /// How many rows cannot be what the layout says, and what is wrong with the first of them.
-    pub broken: Option<(RowFault, usize)>,
+    pub broken: Option<BrokenRows>,
 }
 
 impl<'t> Found<'t> {
@@ -149,8 +166,7 @@ impl<'t> Found<'t> {
     }
 
     fn broken(&mut self, fault: RowFault) {
-        let (first, count) = self.broken.unwrap_or((fault, 0));
-        self.broken = Some((first, count + 1));
+        self.broken = BrokenRows::joined(self.broken, Some(BrokenRows { fault, count: 1 }));
     }
 
     /// What no class accepts less than.
@@ -301,7 +317,7 @@ pub(super) mod testing {
         let thresholds = Thresholds::new(0.3, Vec::new());
         let mut found = Found::new(&thresholds);
         decoder.decode(raw, &mut found)?;
-        Ok((found.candidates, found.broken.map_or(0, |(_, rows)| rows)))
+        Ok((found.candidates, found.broken.map_or(0, |broken| broken.count)))
     }
 }
 
@@ -323,7 +339,7 @@ mod tests {
         found.offer(0, 0, 0.9, || [0.0, 0.0, f32::INFINITY, 1.0]);
         let kept: Vec<_> = found.candidates.iter().map(|one| (one.class, one.score)).collect();
         assert_eq!(kept, [(0, 0.3), (1, 0.7), (2, 0.5)]);
-        assert_eq!((found.broken, found.least()), (Some((RowFault::NotFinite, 2)), 0.3));
+        assert_eq!((found.broken, found.least()), (Some(BrokenRows { fault: RowFault::NotFinite, count: 2 }), 0.3));
     }
 
     #[test]
@@ -332,7 +348,7 @@ mod tests {
         let fault = |offer: &dyn Fn(&mut Found<'_>)| {
             let mut found = Found::new(&thresholds);
             offer(&mut found);
-            (found.broken.map(|(fault, _)| fault), found.candidates.len())
+            (found.broken.map(|broken| broken.fault), found.candidates.len())
         };
         let unit = || [0.0, 0.0, 1.0, 1.0];
         let row = |score: f32, corners: [f32; 4]| fault(&move |found| found.offer(0, 0, score, || corners));
