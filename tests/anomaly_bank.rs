@@ -8,7 +8,7 @@ use std::process::Command;
 use loupe::anomaly::Bank;
 use loupe::capture;
 use loupe::types::Image;
-use support::{Assets, fail_with, inspect, loupe, plate_recipe, root, samples, succeed, text};
+use support::{Assets, copy_folder, fail_with, inspect, loupe, plate_recipe, root, samples, succeed, text};
 use tempfile::TempDir;
 
 fn bank(command: &str) -> Command {
@@ -273,6 +273,30 @@ fn evaluation_has_a_row_per_kind_and_an_explanation_its_pictures() {
     let (why, mask) = (capture::read_image(&out).unwrap(), capture::read_image(&mask).unwrap());
     assert!(why.width_px() > 2 * 640 + 600 && (mask.width_px(), mask.height_px()) == (640, 480), "{why:?}");
     assert!(mask.bgr().contains(&255) && mask.bgr().contains(&0));
+}
+
+#[test]
+fn a_bank_whose_threshold_was_flipped_judges_nothing() {
+    let folder = TempDir::new().unwrap();
+    let bank_folder = folder.path().join("bank");
+    copy_folder(&Assets::get().bank(), &bank_folder);
+    let sealed = Command::new("sha256sum").args(["-c", "manifest.sha256"]).current_dir(&bank_folder).output().unwrap();
+    assert!(sealed.status.success(), "{sealed:?}");
+    let (manifest, recipe) = (bank_folder.join("manifest.json"), plate_recipe(folder.path(), &bank_folder, ""));
+    let whole = std::fs::read_to_string(&manifest).unwrap();
+    // The last one is the group's, which is what decides.
+    let at = whole.rfind("\"image_threshold_raw\": ").unwrap() + "\"image_threshold_raw\": ".len();
+    let mut flipped = whole.clone();
+    flipped.replace_range(at..=at, "9");
+    std::fs::write(&manifest, flipped).unwrap();
+    let mut command = loupe();
+    command.arg("inspect").arg("--recipe").arg(&recipe).arg("--state").arg(folder.path().join("state")).arg(crack());
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("damaged") && said.contains("manifest.sha256"), "{said}");
+    assert!(!text(&output.stdout).contains("\"pass\""), "{}", text(&output.stdout));
+    std::fs::write(&manifest, whole).unwrap();
+    assert_eq!(inspect(&recipe, &folder.path().join("state"), &[crack()])[0]["verdict"], "fail");
 }
 
 #[test]

@@ -151,6 +151,7 @@ fn a_running_device_is_kept_proved_and_put_back_elsewhere() {
     assert_eq!(report["secrets_to_put_back"], serde_json::json!([below(&folder.path().join("dsn"))]));
     assert_eq!(fs::read(below(&config)).unwrap(), fs::read(&config).unwrap());
     assert_eq!(listing(&below(&folder.path().join("bank"))), listing(&folder.path().join("bank")));
+    assert!(below(&folder.path().join("bank/manifest.sha256")).exists(), "a bank without its seal is refused");
     assert!(listing(&root).iter().any(|path| path.to_string_lossy().contains("mobilenetv2")), "no model");
     proof_holds(&restored);
     let counters = LedgerReader::open(&restored).unwrap().counters().unwrap();

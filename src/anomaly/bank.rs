@@ -1,91 +1,24 @@
 //! A bank's folder: `manifest.json`, which names everything a score rests on, and the files of its groups.
 //!
 //! A bank has at least one group (see [`super::group`]). The first format had one, without a name, and no more than
-//! `bank.faiss`; such banks are read as before. The digest of `manifest.json` names the bank. The folder is written under a temporary name, synced and renamed, so
-//! it is there as a whole or not at all.
+//! `bank.faiss`; the second had no seal. Such banks are read as before. The digest of `manifest.json` names the bank, and
+//! `manifest.sha256` beside it seals it (see [`super::seal`]). The folder is written under a temporary name, synced and
+//! renamed, so it is there as a whole or not at all.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::group::{GROUPS_MAX, Group, GroupManifest, Picture, Thumbnail};
-#[cfg(test)]
-use super::memory::Memory;
+use super::group::{Group, Picture, Thumbnail};
+use super::manifest::{BankManifest, FORMAT, check, check_parts};
 use super::memory::SearchMode;
-use super::threshold::ThresholdRule;
-use super::view::View;
+use super::seal::{SEAL_FILE, check_seal, seal_of};
+use super::staging::Staging;
 use super::{AnomalyError, group};
 use crate::types::Digest;
 
 const MANIFEST_FILE: &str = "manifest.json";
-const VECTORS_FILE: &str = "bank.faiss";
-const FORMAT: &str = "loupe-bank/2";
-/// One group, no list of it and no pictures.
-const FORMAT_BEFORE: &str = "loupe-bank/1";
 /// A manifest is about 1 kB.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
-
-/// The model whose features a bank holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BankModel {
-    pub name: String,
-    pub version: String,
-    /// Of the model's file.
-    pub sha256: Digest,
-    /// Of how a picture's pixels become the model's input; `None` in banks of versions that did not note it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input_sha256: Option<Digest>,
-}
-
-/// A feature map that went into the descriptors, in their order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Layer {
-    pub output: String,
-    pub stride: u32,
-    pub channels: usize,
-}
-
-/// What `manifest.json` holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BankManifest {
-    pub format: String,
-    pub software_version: String,
-    pub model: BankModel,
-    pub layers: Vec<Layer>,
-    /// Width and height that whole pictures are stretched to.
-    pub input_px: [u32; 2],
-    /// Patches across and down.
-    pub grid: [usize; 2],
-    /// Values of a descriptor.
-    pub dim: usize,
-    /// Share of the training patches that was asked for, above 0, at most 1.
-    pub coreset_ratio: f64,
-    /// Vectors in the bank.
-    pub coreset_count: usize,
-    pub seed: u64,
-    pub train_count: usize,
-    /// Image score of a picture on the edge of good, on the raw scale.
-    pub image_threshold_raw: f32,
-    /// Map value on the edge of good, on the raw scale; both thresholds are those of the first group.
-    pub pixel_threshold_raw: f32,
-    #[serde(default)]
-    pub threshold: ThresholdRule,
-    #[serde(default, skip_serializing_if = "View::is_plain")]
-    pub view: View,
-    /// Empty in banks of the first format, which have one without a name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<GroupManifest>,
-    /// The bank that this one was made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Digest>,
-    /// Digest of each other file of the folder.
-    pub files: BTreeMap<String, Digest>,
-}
 
 /// A bank that was opened and found whole.
 #[derive(Debug)]
@@ -97,10 +30,10 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Read a bank and check its files' digests, its dimension and its counts.
+    /// Read a bank and check its seal, its files' digests, its dimension and its counts.
     ///
     /// # Errors
-    /// When a file is missing, damaged or contradicts the manifest.
+    /// When a file is missing, damaged or contradicts the manifest, or the manifest its seal.
     pub fn open(dir: &Path) -> Result<Bank, AnomalyError> {
         let path = dir.join(MANIFEST_FILE);
         let io = |action, path: &Path| {
@@ -111,9 +44,15 @@ impl Bank {
             return Err(AnomalyError::Manifest { path, message: "its manifest is larger than 1 MiB".to_owned() });
         }
         let bytes = fs::read(&path).map_err(io("open the bank's", &path))?;
+        let sha256 = Digest::of(&bytes);
+        let is_sealed = check_seal(dir, MANIFEST_FILE, sha256)?;
         let manifest: BankManifest = serde_json::from_slice(&bytes)
             .map_err(|error| AnomalyError::Manifest { path: path.clone(), message: error.to_string() })?;
         check(&manifest).map_err(|message| AnomalyError::Manifest { path, message })?;
+        if !is_sealed && manifest.format == FORMAT {
+            let message = format!("`{SEAL_FILE}`, which says what it must be, is missing");
+            return Err(AnomalyError::Seal { bank: dir.to_owned(), message });
+        }
         for (file, &expected) in &manifest.files {
             let path = dir.join(file);
             let found = Digest::of_file(&path).map_err(io("read", &path))?;
@@ -124,7 +63,7 @@ impl Bank {
         let groups = manifest.group_list().into_iter().enumerate();
         let groups = groups.map(|(number, group)| Group::read(dir, number, group, manifest.dim, &manifest.files));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
-        Ok(Bank { manifest, sha256: Digest::of(&bytes), folder: dir.to_owned(), groups })
+        Ok(Bank { manifest, sha256, folder: dir.to_owned(), groups })
     }
 
     /// Write a new bank to `dir`, which must not exist; groups, counts, thresholds and file digests of `manifest` are
@@ -141,22 +80,19 @@ impl Bank {
         manifest.describe(&groups);
         let path = dir.join(MANIFEST_FILE);
         check_parts(&manifest).map_err(|message| AnomalyError::Manifest { path, message })?;
-        let temporary = temporary_name(dir);
+        let staging = Staging::new(dir)?;
+        let temporary = staging.folder();
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| AnomalyError::Io { action, path, source }
         };
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(io("clear", &temporary))?;
-        }
-        fs::create_dir_all(&temporary).map_err(io("make", &temporary))?;
         let mut files = Vec::new();
         for (number, group) in groups.iter().enumerate() {
-            files.extend(group.write(&temporary, number)?);
+            files.extend(group.write(temporary, number)?);
         }
         for (name, thumbnail) in thumbnails {
             match thumbnail {
-                Thumbnail::Bytes(bytes) => files.push(group::written(&temporary, name.clone(), bytes)?),
+                Thumbnail::Bytes(bytes) => files.push(group::written(temporary, name.clone(), bytes)?),
                 Thumbnail::File(path) => {
                     fs::copy(path, temporary.join(name)).map_err(io("copy", path))?;
                     files.push(name.clone());
@@ -173,15 +109,10 @@ impl Bank {
             .map_err(|error| AnomalyError::Manifest { path: path.clone(), message: error.to_string() })?;
         bytes.push(b'\n');
         fs::write(&path, &bytes).map_err(io("write", &path))?;
-        for file in manifest.files.keys().map(String::as_str).chain([MANIFEST_FILE]) {
-            let synced = temporary.join(file);
-            sync(&synced).map_err(io("sync", &synced))?;
-        }
-        sync(&temporary).map_err(io("sync", &temporary))?;
-        fs::rename(&temporary, dir).map_err(io("move the finished bank to", dir))?;
-        let parent = parent_of(dir);
-        sync(&parent).map_err(io("sync", &parent))?;
-        Ok(Bank { manifest, sha256: Digest::of(&bytes), folder: dir.to_owned(), groups })
+        let sha256 = Digest::of(&bytes);
+        group::written(temporary, SEAL_FILE.to_owned(), seal_of(sha256, MANIFEST_FILE).as_bytes())?;
+        staging.finish(manifest.files.keys().map(String::as_str).chain([MANIFEST_FILE, SEAL_FILE]))?;
+        Ok(Bank { manifest, sha256, folder: dir.to_owned(), groups })
     }
 
     #[must_use]
@@ -258,119 +189,16 @@ impl Bank {
     }
 }
 
-impl BankManifest {
-    /// What the bank holds, also for the first format.
-    fn group_list(&self) -> Vec<GroupManifest> {
-        if !self.groups.is_empty() {
-            return self.groups.clone();
-        }
-        vec![GroupManifest {
-            name: String::new(),
-            coreset_count: self.coreset_count,
-            train_count: self.train_count,
-            image_threshold_raw: self.image_threshold_raw,
-            pixel_threshold_raw: self.pixel_threshold_raw,
-            reference_px: None,
-        }]
-    }
-
-    /// Fill in what follows from the groups.
-    fn describe(&mut self, groups: &[Group]) {
-        FORMAT.clone_into(&mut self.format);
-        self.groups = groups.iter().map(|group| group.manifest.clone()).collect();
-        self.coreset_count = self.groups.iter().map(|group| group.coreset_count).sum();
-        self.train_count = self.groups.iter().map(|group| group.train_count).sum();
-        if let Some(first) = self.groups.first() {
-            self.image_threshold_raw = first.image_threshold_raw;
-            self.pixel_threshold_raw = first.pixel_threshold_raw;
-        }
-    }
-}
-
-fn check(manifest: &BankManifest) -> Result<(), String> {
-    if ![FORMAT, FORMAT_BEFORE].contains(&manifest.format.as_str()) {
-        return Err(format!(
-            "its format is `{}`, this version reads `{FORMAT}` and `{FORMAT_BEFORE}`",
-            manifest.format
-        ));
-    }
-    let is_plain = |name: &str| {
-        !name.is_empty()
-            && name != ".."
-            && name != "."
-            && Path::new(name).components().count() == 1
-            && !name.contains('/')
-    };
-    if !manifest.files.contains_key(VECTORS_FILE) || !manifest.files.keys().all(|name| is_plain(name)) {
-        return Err(format!("`files` must name {VECTORS_FILE} and plain file names only"));
-    }
-    if !is_plain(&manifest.model.name) {
-        return Err(format!("the model's name `{}` is no folder name", manifest.model.name));
-    }
-    if manifest.input_px.iter().any(|&side| side == 0 || side > crate::limits::IMAGE_SIDE_PX_MAX) {
-        return Err(format!("`input_px` is {:?}", manifest.input_px));
-    }
-    check_parts(manifest)
-}
-
-/// What can be wrong before any file is written.
-fn check_parts(manifest: &BankManifest) -> Result<(), String> {
-    manifest.view.check().map_err(|error| error.to_string())?;
-    let tiles = manifest.view.tiles.map_or([1, 1], |tiles| [tiles.columns, tiles.rows]);
-    let sides = [0, 1].map(|axis| manifest.input_px[axis] as usize * tiles[axis] as usize);
-    if manifest.grid.contains(&0) || manifest.grid.iter().zip(sides).any(|(&cells, px)| cells > px) {
-        return Err(format!("`grid` is {:?}", manifest.grid));
-    }
-    check_groups(&manifest.group_list(), manifest.view.registration.is_some())
-}
-
-fn check_groups(groups: &[GroupManifest], is_registered: bool) -> Result<(), String> {
-    if groups.len() > GROUPS_MAX {
-        return Err(format!("it has {} groups, at most {GROUPS_MAX} are allowed", groups.len()));
-    }
-    let names: std::collections::BTreeSet<&str> = groups.iter().map(|group| group.name.as_str()).collect();
-    if names.len() != groups.len() || (groups.len() > 1 && names.contains("")) {
-        return Err("its groups need names of their own".to_owned());
-    }
-    for group in groups {
-        let thresholds = [group.image_threshold_raw, group.pixel_threshold_raw];
-        if thresholds.iter().any(|threshold| !threshold.is_finite() || *threshold < 0.0) {
-            return Err(format!("its thresholds are {thresholds:?}"));
-        }
-        let side_max = crate::limits::IMAGE_SIDE_PX_MAX;
-        if group.reference_px.is_some_and(|sides| sides.iter().any(|side| !(1..=side_max).contains(side))) {
-            return Err(format!("its reference picture is {:?}", group.reference_px));
-        }
-        if is_registered && group.reference_px.is_none() {
-            return Err(format!("group `{}` has no picture to register to", group.name));
-        }
-    }
-    Ok(())
-}
-
-fn parent_of(dir: &Path) -> PathBuf {
-    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
-}
-
-/// Beside `dir`, so that the rename stays within one file system.
-fn temporary_name(dir: &Path) -> PathBuf {
-    let name = dir.file_name().map_or_else(|| "bank".into(), |name| name.to_string_lossy().into_owned());
-    parent_of(dir).join(format!(".{name}.partial-{}", std::process::id()))
-}
-
-fn sync(path: &Path) -> std::io::Result<()> {
-    fs::File::open(path)?.sync_all()
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    use super::{
-        AnomalyError, Bank, BankManifest, BankModel, Group, GroupManifest, Layer, MANIFEST_FILE, Memory, Picture,
-        ThresholdRule, Thumbnail, VECTORS_FILE, View,
-    };
+    use super::{AnomalyError, Bank, BankManifest, Group, MANIFEST_FILE, Picture, SEAL_FILE, Thumbnail, seal_of};
+    use crate::anomaly::group::GroupManifest;
+    use crate::anomaly::manifest::{BankModel, Layer, VECTORS_FILE};
+    use crate::anomaly::memory::Memory;
+    use crate::anomaly::{ThresholdRule, View};
     use crate::types::Digest;
 
     pub fn manifest() -> BankManifest {
@@ -460,6 +288,7 @@ pub(super) mod tests {
         let vectors = text["files"][VECTORS_FILE].clone();
         text["files"] = serde_json::json!({ VECTORS_FILE: vectors });
         std::fs::write(path.join(MANIFEST_FILE), text.to_string()).unwrap();
+        std::fs::remove_file(path.join(SEAL_FILE)).unwrap();
         let bank = Bank::open(&path).unwrap();
         assert_eq!((bank.group_names(), bank.len(), bank.pictures()[0].len()), (vec![""], 3, 0));
         assert_eq!(bank.groups()[0].manifest.image_threshold_raw, 1.0);
@@ -498,13 +327,57 @@ pub(super) mod tests {
         );
     }
 
+    /// Replace the first `from` of a bank's manifest.
+    fn edit(path: &Path, from: &str, to: &str) {
+        let text = std::fs::read_to_string(path.join(MANIFEST_FILE)).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path.join(MANIFEST_FILE), text.replacen(from, to, 1)).unwrap();
+    }
+
+    const OF_GROUP: &str = "\"image_threshold_raw\": 1.0,\n      ";
+
+    #[test]
+    fn a_flipped_digit_of_any_groups_threshold_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bank");
+        write_groups(&path, manifest(), &["left", "right"]).unwrap();
+        let text = std::fs::read_to_string(path.join(MANIFEST_FILE)).unwrap();
+        let last = text.rfind("\"image_threshold_raw\": 1.0").unwrap() + "\"image_threshold_raw\": ".len();
+        for (at, digit) in [(text.find(OF_GROUP).unwrap() + "\"image_threshold_raw\": ".len(), "9"), (last, "9")] {
+            let mut flipped = text.clone();
+            flipped.replace_range(at..=at, digit);
+            std::fs::write(path.join(MANIFEST_FILE), &flipped).unwrap();
+            let error = Bank::open(&path).unwrap_err();
+            let said = error.to_string();
+            assert!(matches!(error, AnomalyError::Seal { .. }) && said.contains("damaged"), "{said}");
+        }
+        std::fs::write(path.join(MANIFEST_FILE), &text).unwrap();
+        assert!(Bank::open(&path).is_ok());
+        std::fs::remove_file(path.join(SEAL_FILE)).unwrap();
+        let error = Bank::open(&path).unwrap_err();
+        assert!(matches!(error, AnomalyError::Seal { .. }) && error.to_string().contains("missing"), "{error}");
+    }
+
+    #[test]
+    fn a_bank_before_the_seal_is_read_unless_its_thresholds_contradict_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bank");
+        write(&path, manifest());
+        std::fs::remove_file(path.join(SEAL_FILE)).unwrap();
+        edit(&path, "loupe-bank/3", "loupe-bank/2");
+        assert!(Bank::open(&path).is_ok());
+        edit(&path, OF_GROUP, &OF_GROUP.replace("1.0", "9.0"));
+        let error = Bank::open(&path).unwrap_err().to_string();
+        assert!(error.contains("damaged") && error.contains("[9.0, 1.0]"), "{error}");
+    }
+
     fn check_manifest_fault(from: &str, to: &str, expected: &str) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bank");
         write(&path, manifest());
-        let text = std::fs::read_to_string(path.join(MANIFEST_FILE)).unwrap();
-        assert!(text.contains(from), "{text}");
-        std::fs::write(path.join(MANIFEST_FILE), text.replacen(from, to, 1)).unwrap();
+        edit(&path, from, to);
+        let sha256 = Digest::of_file(&path.join(MANIFEST_FILE)).unwrap();
+        std::fs::write(path.join(SEAL_FILE), seal_of(sha256, MANIFEST_FILE)).unwrap();
         let error = Bank::open(&path).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
@@ -519,14 +392,10 @@ pub(super) mod tests {
         );
         check_manifest_fault("bank.faiss", "../bank.faiss", "plain file names");
         check_manifest_fault("\"name\": \"m\"", "\"name\": \"../m\"", "no folder name");
-        check_manifest_fault("loupe-bank/2", "loupe-bank/9", "loupe-bank/9");
+        check_manifest_fault("loupe-bank/3", "loupe-bank/9", "loupe-bank/9");
         check_manifest_fault("picture-.jpg", "../picture.jpg", "plain file names");
         check_manifest_fault("\"seed\"", "\"sead\"", "sead");
-        check_manifest_fault(
-            "\"image_threshold_raw\": 1.0,\n      ",
-            "\"image_threshold_raw\": -1.0,\n      ",
-            "thresholds",
-        );
+        check_manifest_fault(OF_GROUP, &OF_GROUP.replace("1.0", "-1.0"), "thresholds");
     }
 
     #[test]

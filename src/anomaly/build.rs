@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::align::{Aligner, Motion};
-use super::bank::BankModel;
 use super::describe::{Describer, layers};
 use super::folds::{GoodScores, Training};
 use super::grey::Grey;
 use super::group::{Group, GroupManifest, Picture, THUMBNAILS_MAX, Thumbnail};
+use super::manifest::BankModel;
 use super::threshold::ThresholdRule;
 use super::view::{AskedOutline, AskedTiles, Registration, View, area_px};
 use super::{AnomalyError, Bank, BankManifest};

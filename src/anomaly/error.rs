@@ -19,6 +19,11 @@ pub enum AnomalyError {
     )]
     FileDiffers { bank: PathBuf, file: String, expected: Digest, found: Digest },
     #[error(
+        "bank `{bank}`: its `manifest.json` is damaged: {message}; restore it from a backup, or build the bank again",
+        bank = bank.display()
+    )]
+    Seal { bank: PathBuf, message: String },
+    #[error(
         "bank `{bank}` was built with model `{model}` of sha256 {expected}, the model at hand has {found}; build the \
          bank again or restore that model",
         bank = bank.display()
