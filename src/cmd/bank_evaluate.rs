@@ -48,8 +48,11 @@ pub struct Report {
     pub pixel_auroc: Option<f64>,
     pub aupro: Option<f64>,
     pub f1_max: Option<f64>,
-    /// The bank's image threshold on the raw scale; of its first group.
+    /// The image threshold on the raw scale of the group that was compared with; of several, of the bank's first.
     pub threshold: f32,
+    /// Those of all groups that were compared with, by their names; left out where that is one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub thresholds: BTreeMap<String, f32>,
     pub bank_size: usize,
     pub ms_per_image: StageMs,
     pub good_count: usize,
@@ -106,7 +109,7 @@ pub fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         progress.inc(1);
     }
     progress.finish_and_clear();
-    let report = tally.report(scorer.bank());
+    let report = tally.report(scorer.bank(), args.group.as_deref());
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -171,8 +174,9 @@ impl Tally {
         Ok(())
     }
 
+    /// `group`: the one that was compared with, where that was asked for.
     #[must_use]
-    pub fn report(&self, bank: &Bank) -> Report {
+    pub fn report(&self, bank: &Bank, group: Option<&str>) -> Report {
         let scores: Vec<(f32, bool)> =
             self.scores.iter().map(|picture| (picture.score, picture.kind.is_some())).collect();
         let mut pictures = self.scores.clone();
@@ -181,12 +185,14 @@ impl Tally {
         self.bad_pixels.values().for_each(|of_kind| pixels.merge(of_kind));
         let count = self.scores.len().max(1) as f32;
         let good = || self.scores.iter().filter(|picture| picture.kind.is_none());
+        let (threshold, thresholds) = thresholds(bank, group);
         Report {
             image_auroc: metrics::auroc(&scores),
             pixel_auroc: pixels.auroc(),
             aupro: pixels.aupro(),
             f1_max: metrics::f1_max(&scores),
-            threshold: bank.manifest().image_threshold_raw,
+            threshold,
+            thresholds,
             bank_size: bank.len(),
             ms_per_image: StageMs {
                 backbone: self.summed_ms.backbone / count,
@@ -226,6 +232,18 @@ impl Tally {
     }
 }
 
+/// The raw image threshold that a report names, and those of all groups where several were compared with.
+fn thresholds(bank: &Bank, group: Option<&str>) -> (f32, BTreeMap<String, f32>) {
+    let groups = &bank.manifest().groups;
+    let first = bank.manifest().image_threshold_raw;
+    if let Some(name) = group {
+        let found = groups.iter().find(|group| group.name == name);
+        return (found.map_or(first, |group| group.image_threshold_raw), BTreeMap::new());
+    }
+    let of_all = || groups.iter().map(|group| (group.name.clone(), group.image_threshold_raw)).collect();
+    (first, if groups.len() > 1 { of_all() } else { BTreeMap::new() })
+}
+
 /// A metric for people.
 #[must_use]
 pub fn number(value: Option<f64>) -> String {
@@ -237,7 +255,12 @@ fn print(report: &Report) {
     println!("pixel AUROC  {}", number(report.pixel_auroc));
     println!("AUPRO        {}", number(report.aupro));
     println!("best F1      {}", number(report.f1_max));
-    println!("threshold    {:.4} (raw)", report.threshold);
+    if report.thresholds.is_empty() {
+        println!("threshold    {:.4} (raw)", report.threshold);
+    }
+    for (group, threshold) in &report.thresholds {
+        println!("threshold    {threshold:.4} (raw), group {group}");
+    }
     let (bad, found): (usize, usize) =
         report.kinds.iter().fold((0, 0), |(bad, found), row| (bad + row.count, found + row.found));
     println!("  good       {} of {} below it", report.good_count - report.good_rejected, report.good_count);
@@ -266,7 +289,7 @@ fn print(report: &Report) {
 
 #[cfg(test)]
 mod tests {
-    use super::{KindRow, PixelMetrics, Ranked, Report, StageMs, Tally};
+    use super::{BTreeMap, KindRow, PixelMetrics, Ranked, Report, StageMs, Tally};
 
     fn ranked(score: f32, kind: Option<&str>) -> Ranked {
         let (file, kind) = ("a.png".to_owned(), kind.map(str::to_owned));
@@ -289,6 +312,7 @@ mod tests {
             aupro: None,
             f1_max: Some(0.5),
             threshold: 2.0,
+            thresholds: BTreeMap::new(),
             bank_size: 3,
             ms_per_image: StageMs::default(),
             good_count: 4,

@@ -151,7 +151,7 @@ fn try_one(
             progress.inc(1);
         }
         let bank = scorer.bank();
-        let report = tally.report(bank);
+        let report = tally.report(bank, None);
         let vectors = out.join("bank.faiss");
         let bank_bytes =
             std::fs::metadata(&vectors).with_context(|| format!("cannot read `{}`", vectors.display()))?.len();
