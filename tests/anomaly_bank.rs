@@ -59,6 +59,13 @@ fn shifted(path: &Path, dx: i64, dy: i64) -> Image {
     Image::from_bgr(image.width_px(), image.height_px(), bgr).unwrap()
 }
 
+/// A plate turned by half a turn.
+fn upside_down(file: &str) -> Image {
+    let image = capture::read_image(&plates().join(file)).unwrap();
+    let bgr: Vec<u8> = image.bgr().as_chunks::<3>().0.iter().rev().flatten().copied().collect();
+    Image::from_bgr(image.width_px(), image.height_px(), bgr).unwrap()
+}
+
 fn write_png(path: &Path, image: &Image) {
     std::fs::write(path, capture::encode_png(image).unwrap()).unwrap();
 }
@@ -194,9 +201,7 @@ fn a_bank_grows_by_a_group_and_by_pictures_and_names_its_parent() {
     let turned = at("turned");
     std::fs::create_dir_all(&turned).unwrap();
     for number in 0..4 {
-        let image = capture::read_image(&plates().join(format!("good/{number:03}.jpg"))).unwrap();
-        let upside_down: Vec<u8> = image.bgr().as_chunks::<3>().0.iter().rev().flatten().copied().collect();
-        write_png(&turned.join(format!("{number}.png")), &Image::from_bgr(640, 480, upside_down).unwrap());
+        write_png(&turned.join(format!("{number}.png")), &upside_down(&format!("good/{number:03}.jpg")));
     }
     let front = json(bank("build").arg("--images").arg(&first).arg("--out").arg(at("a")).args(["--group", "front"]));
     let both = json(
@@ -328,4 +333,63 @@ fn a_sweep_compares_sizes_on_pictures_it_has_not_learnt() {
             .unwrap()
             .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("loupe-sweep") })
     );
+}
+
+/// Good plates upside down, as a group of its own beside `front`.
+fn two_groups(folder: &Path) -> PathBuf {
+    let at = |name: &str| folder.join(name);
+    let (first, turned) = (few_good(folder, 0, 6), at("turned"));
+    std::fs::create_dir_all(&turned).unwrap();
+    for number in 0..6 {
+        write_png(&turned.join(format!("{number}.png")), &upside_down(&format!("good/{number:03}.jpg")));
+    }
+    succeed(bank("build").arg("--images").arg(&first).arg("--out").arg(at("front")).args(["--group", "front"]));
+    let mut add = bank("add");
+    add.arg("--bank").arg(at("front")).arg("--images").arg(&turned).arg("--out").arg(at("both"));
+    let said = fail_with(&mut add, 1);
+    assert!(said.contains("--group") && !said.contains("is no bank"), "{said}");
+    succeed(add.args(["--group", "back"]));
+    at("both")
+}
+
+#[test]
+fn a_fit_of_one_group_leaves_the_others_and_every_group_says_its_rule() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let both = two_groups(folder.path());
+    let entry = |file: &str, label: u8| serde_json::json!({ "file": plates().join(file), "label": label });
+    let list = serde_json::json!({ "train": [], "test": [entry("good/030.jpg", 0)],
+        "validation": [entry("good/031.jpg", 0), entry("good/032.jpg", 0), entry("test/crack/06.jpg", 1)] });
+    std::fs::write(at("split.json"), list.to_string()).unwrap();
+    let fit = |group: &[&str], out: &str| {
+        let mut command = bank("fit");
+        command.arg("--bank").arg(&both).arg("--out").arg(at(out)).args(["--objective", "f1"]).args(group);
+        command.arg("--split").arg(at("split.json")).arg("--root").arg("/");
+        command
+    };
+    let groups = |bank: &Path| Bank::open(bank).unwrap().manifest().groups.clone();
+    // No picture of the list is like the back: it has no say in it, whether the group is named or not.
+    for (named, out) in [(&["--group", "front"][..], "named"), (&[], "unnamed")] {
+        let said = text(&succeed(&mut fit(named, out)).stdout);
+        assert!(said.contains("largest F1") && said.contains("with headroom") && said.contains("as before"), "{said}");
+        let (before, after) = (groups(&both), groups(&at(out)));
+        assert_eq!(after[1], before[1]);
+        assert_ne!(after[0].image_threshold_raw, before[0].image_threshold_raw);
+    }
+    let back = groups(&both)[1].image_threshold_raw;
+    let evaluate = |group: &[&str]| {
+        let mut command = bank("evaluate");
+        command.arg("--bank").arg(at("named")).arg("--split").arg(at("split.json")).arg("--root").arg("/").args(group);
+        command
+    };
+    let report = json(&mut evaluate(&["--group", "back"]));
+    assert!((report["threshold"].as_f64().unwrap() - f64::from(back)).abs() < 1e-5, "{report}");
+    let said = text(&succeed(&mut evaluate(&[])).stdout);
+    assert!(said.contains("(raw), group front") && said.contains(&format!("{back:.4} (raw), group back")), "{said}");
+    // Growing another group does not say that the fitted one had headroom.
+    let more = few_good(folder.path(), 6, 3);
+    let mut add = bank("add");
+    add.arg("--bank").arg(at("named")).arg("--images").arg(&more).arg("--out").arg(at("grown"));
+    let said = text(&succeed(add.args(["--group", "side"])).stdout);
+    assert!(said.contains("largest F1"), "{said}");
 }

@@ -13,6 +13,7 @@ use super::manifest::{BankManifest, FORMAT, check, check_parts};
 use super::memory::SearchMode;
 use super::seal::{SEAL_FILE, check_seal, seal_of};
 use super::staging::Staging;
+use super::threshold::ThresholdRule;
 use super::{AnomalyError, group};
 use crate::types::Digest;
 
@@ -40,6 +41,9 @@ impl Bank {
             let path = path.to_owned();
             move |source| AnomalyError::Io { action, path, source }
         };
+        if !dir.exists() {
+            return Err(AnomalyError::Missing { path: dir.to_owned() });
+        }
         if fs::metadata(&path).map_err(io("open the bank's", &path))?.len() > MANIFEST_BYTES_MAX {
             return Err(AnomalyError::Manifest { path, message: "its manifest is larger than 1 MiB".to_owned() });
         }
@@ -78,8 +82,7 @@ impl Bank {
             return Err(AnomalyError::Exists { path: dir.to_owned() });
         }
         manifest.describe(&groups);
-        let path = dir.join(MANIFEST_FILE);
-        check_parts(&manifest).map_err(|message| AnomalyError::Manifest { path, message })?;
+        check_parts(&manifest).map_err(|message| AnomalyError::Unwritable { path: dir.to_owned(), message })?;
         let staging = Staging::new(dir)?;
         let temporary = staging.folder();
         let io = |action, path: &Path| {
@@ -137,6 +140,11 @@ impl Bank {
         self.len() == 0
     }
 
+    /// How the thresholds of group `number` were found.
+    pub(super) fn rule_of(&self, number: usize) -> ThresholdRule {
+        self.manifest.rule_of(&self.groups[number].manifest)
+    }
+
     /// From now on search its vectors so.
     pub(super) fn set_search(&mut self, mode: SearchMode, threads: usize) {
         self.groups.iter_mut().for_each(|group| group.memory.set_search(mode, threads));
@@ -171,8 +179,14 @@ impl Bank {
     pub(super) fn group_number(&self, name: &str) -> Result<usize, AnomalyError> {
         let found = self.groups.iter().position(|group| group.manifest.name == name);
         found.ok_or_else(|| {
-            let known: Vec<String> = self.group_names().iter().map(|name| format!("`{name}`")).collect();
-            AnomalyError::NoGroup { name: name.to_owned(), known: known.join(", ") }
+            let known = match self.group_names()[..] {
+                [""] => "its pictures have no group name: name none".to_owned(),
+                ref names => {
+                    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                    format!("it has {}", names.join(", "))
+                }
+            };
+            AnomalyError::NoGroup { name: name.to_owned(), known }
         })
     }
 
@@ -194,11 +208,13 @@ pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    use super::{AnomalyError, Bank, BankManifest, Group, MANIFEST_FILE, Picture, SEAL_FILE, Thumbnail, seal_of};
+    use super::{
+        AnomalyError, Bank, BankManifest, Group, MANIFEST_FILE, Picture, SEAL_FILE, ThresholdRule, Thumbnail, seal_of,
+    };
+    use crate::anomaly::View;
     use crate::anomaly::group::GroupManifest;
     use crate::anomaly::manifest::{BankModel, Layer, VECTORS_FILE};
     use crate::anomaly::memory::Memory;
-    use crate::anomaly::{ThresholdRule, View};
     use crate::types::Digest;
 
     pub fn manifest() -> BankManifest {
@@ -239,6 +255,7 @@ pub(super) mod tests {
                 train_count: 1,
                 image_threshold_raw: 1.0,
                 pixel_threshold_raw: 1.0,
+                threshold: None,
                 reference_px: None,
             },
             memory: Memory::new(vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2).unwrap(),
@@ -252,7 +269,7 @@ pub(super) mod tests {
         write_groups(dir, manifest, &[""]).unwrap();
     }
 
-    fn write_groups(dir: &Path, manifest: BankManifest, names: &[&str]) -> Result<Bank, AnomalyError> {
+    pub fn write_groups(dir: &Path, manifest: BankManifest, names: &[&str]) -> Result<Bank, AnomalyError> {
         let thumbnails: Vec<_> =
             names.iter().map(|name| (format!("picture-{name}.jpg"), Thumbnail::Bytes(vec![1, 2, 3]))).collect();
         Bank::write(dir, manifest, names.iter().map(|name| group(name)).collect(), &thumbnails)
@@ -269,7 +286,7 @@ pub(super) mod tests {
         assert_eq!((read.group_names(), read.len()), (vec!["left", "right"], 6));
         assert_eq!(read.pictures()[1][0].name, "right.png");
         assert!(path.join("bank-1.faiss").exists() && path.join("picture-left.jpg").exists());
-        assert!(matches!(read.group_number("up"), Err(AnomalyError::NoGroup { .. })));
+        assert!(read.group_number("up").unwrap_err().to_string().ends_with("it has `left`, `right`"));
         let again = write_groups(&path, manifest(), &["left"]);
         assert!(matches!(again, Err(AnomalyError::Exists { .. })));
     }
@@ -299,7 +316,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         for names in [["same", "same"], ["", "named"]] {
             let error = write_groups(&dir.path().join("bank"), manifest(), &names).unwrap_err().to_string();
-            assert!(error.contains("names of their own"), "{error}");
+            assert!(error.contains("names of their own") && error.contains("cannot write"), "{error}");
         }
     }
 
@@ -399,8 +416,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_missing_bank_names_its_manifest() {
+    fn a_missing_bank_and_one_without_a_manifest_are_named() {
         let error = Bank::open(Path::new("/nowhere/bank")).unwrap_err().to_string();
-        assert!(error.contains("/nowhere/bank/manifest.json"), "{error}");
+        assert!(error.contains("`/nowhere/bank` does not exist"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let error = Bank::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("manifest.json"), "{error}");
     }
 }

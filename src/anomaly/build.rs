@@ -79,8 +79,8 @@ impl BankOptions {
         if !(0.0..=0.75).contains(&self.tile_overlap) {
             return fault("overlap of tiles", self.tile_overlap.to_string(), "0 to 0.75 of a tile");
         }
-        if self.budget_s.is_some_and(|budget_s| !budget_s.is_finite() || budget_s <= 0.0) {
-            return fault("time budget", format!("{:?} s", self.budget_s), "above 0");
+        if let Some(budget_s) = self.budget_s.filter(|budget_s| !budget_s.is_finite() || *budget_s <= 0.0) {
+            return fault("time budget", format!("{budget_s} s"), "above 0");
         }
         if self.group.chars().count() > limits::REVIEW_WORD_CHARS_MAX || self.group.chars().any(char::is_control) {
             return fault("group", format!("{:?}", self.group), "a name of at most 100 characters");
@@ -178,6 +178,11 @@ impl BankBuilder {
             let value = parent.folder().display().to_string();
             let allowed = "one that remembers its pictures: build it again with this version";
             return Err(AnomalyError::Option { option: "bank", value, allowed });
+        }
+        if group.is_none() && builder.options.group.is_empty() {
+            let (option, value) = ("group", "not given".to_owned());
+            let allowed = "named (--group), an old or a new one: the bank's own pictures have group names";
+            return Err(AnomalyError::Option { option, value, allowed });
         }
         if group.is_none() && parent.group_names().contains(&"") {
             let (option, value) = ("group", builder.options.group.clone());
@@ -293,6 +298,11 @@ impl BankBuilder {
         }
         manifest.parent = parent.as_ref().map(Bank::sha256);
         let mut thumbnails = parent.as_ref().map_or_else(Vec::new, Bank::thumbnails);
+        let rule = match (&parent, own) {
+            (None, _) => self.options.threshold,
+            (Some(parent), None) => goes_on(parent.manifest().threshold),
+            (Some(parent), Some(own)) => goes_on(parent.rule_of(own)),
+        };
         let mut groups = parent.map_or_else(Vec::new, Bank::into_groups);
         let number = own.unwrap_or(groups.len());
         let before = own.map(|own| groups.remove(own));
@@ -308,6 +318,7 @@ impl BankBuilder {
                 train_count: self.notes.len() + learnt_before,
                 image_threshold_raw: 0.0,
                 pixel_threshold_raw: 0.0,
+                threshold: None,
                 reference_px: self.reference.as_ref().map(|(size, _)| *size),
             },
             memory: learned.memory,
@@ -315,19 +326,13 @@ impl BankBuilder {
             pictures,
             reference: self.reference.as_ref().map(|(_, grey)| grey.clone()),
         };
-        super::fit::apply_to_good(&mut group, manifest.threshold)?;
+        super::fit::apply_to_good(&mut group, rule)?;
         groups.insert(number, group);
         Bank::write(out, manifest, groups, &thumbnails)
     }
 
     fn manifest(&self, parent: Option<&Bank>, grid: [usize; 2], dim: usize) -> BankManifest {
         let model = self.describer.model.manifest();
-        let rule = match parent.map(|parent| parent.manifest().threshold) {
-            // Labels of the parent's pictures are not at hand.
-            Some(ThresholdRule::BestF1) => ThresholdRule::Headroom,
-            Some(rule) => rule,
-            None => self.options.threshold,
-        };
         BankManifest {
             format: String::new(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -347,7 +352,7 @@ impl BankBuilder {
             train_count: 0,
             image_threshold_raw: 0.0,
             pixel_threshold_raw: 0.0,
-            threshold: rule,
+            threshold: self.options.threshold,
             view: self.describer.view.clone(),
             groups: Vec::new(),
             parent: None,
@@ -375,5 +380,14 @@ impl BankBuilder {
             let (name, image_score, map_max) = (note.name.clone(), *image_score, *map_max);
             pictures.push(Picture { name, thumbnail, image_score, map_max });
         }
+    }
+}
+
+/// The rule for pictures that join those fitted by `rule`.
+fn goes_on(rule: ThresholdRule) -> ThresholdRule {
+    match rule {
+        // Labels of the older pictures are not at hand.
+        ThresholdRule::BestF1 => ThresholdRule::Headroom,
+        rule => rule,
     }
 }

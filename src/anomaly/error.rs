@@ -54,8 +54,16 @@ pub enum AnomalyError {
     NotRegistered { correlation: f32, needed: f32 },
     #[error("the region holds no patch of the {width}x{height} grid; draw it larger, zoom to it or use tiles", width = grid.0, height = grid.1)]
     EmptyRegion { grid: (usize, usize) },
-    #[error("the bank has no group `{name}`; it has {known}")]
+    #[error("the bank has no group `{name}`; {known}")]
     NoGroup { name: String, known: String },
+    #[error("group `{name}`: {source}")]
+    OfGroup { name: String, source: Box<AnomalyError> },
+    #[error("no picture was in place, so there are no scores to fit to; the thresholds are as they were")]
+    NothingToFit,
+    #[error("`{path}` does not exist; a bank is a folder that `loupe bank build` wrote", path = path.display())]
+    Missing { path: PathBuf },
+    #[error("cannot write bank `{path}`: {message}", path = path.display())]
+    Unwritable { path: PathBuf, message: String },
     #[error("{option} is {value}: it must be {allowed}")]
     Option { option: &'static str, value: String, allowed: &'static str },
     #[error(
@@ -74,4 +82,11 @@ pub enum AnomalyError {
     Inference(#[from] InferenceError),
     #[error("bank search: {0}")]
     Search(#[from] FaissError),
+}
+
+impl AnomalyError {
+    /// The same of one group; as it is where the group has no name.
+    pub(super) fn of_group(self, name: &str) -> Self {
+        if name.is_empty() { self } else { Self::OfGroup { name: name.to_owned(), source: Box::new(self) } }
+    }
 }

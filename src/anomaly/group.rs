@@ -12,6 +12,7 @@ use super::AnomalyError;
 use super::align::Aligner;
 use super::grey::Grey;
 use super::memory::Memory;
+use super::threshold::ThresholdRule;
 use super::view::View;
 use crate::matching::faiss::Index;
 use crate::types::Digest;
@@ -35,6 +36,9 @@ pub struct GroupManifest {
     pub image_threshold_raw: f32,
     /// Map value on the edge of good, on the raw scale.
     pub pixel_threshold_raw: f32,
+    /// How these two were found; `None` in banks before format 3, where it is the bank's rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<ThresholdRule>,
     /// Width and height of the picture that others are registered to, as it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_px: Option<[u32; 2]>,

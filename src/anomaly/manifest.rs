@@ -61,6 +61,7 @@ pub struct BankManifest {
     pub image_threshold_raw: f32,
     /// Map value on the edge of good, on the raw scale; both thresholds are those of the first group.
     pub pixel_threshold_raw: f32,
+    /// How these two were found, and those of groups that say nothing else.
     #[serde(default)]
     pub threshold: ThresholdRule,
     #[serde(default, skip_serializing_if = "View::is_plain")]
@@ -76,10 +77,19 @@ pub struct BankManifest {
 }
 
 impl BankManifest {
+    /// How the thresholds of one of its groups were found.
+    #[must_use]
+    pub fn rule_of(&self, group: &GroupManifest) -> ThresholdRule {
+        group.threshold.unwrap_or(self.threshold)
+    }
+
     /// What the bank holds, also for the first format.
     pub(super) fn group_list(&self) -> Vec<GroupManifest> {
+        let threshold = Some(self.threshold);
         if !self.groups.is_empty() {
-            return self.groups.clone();
+            let named =
+                |group: &GroupManifest| GroupManifest { threshold: group.threshold.or(threshold), ..group.clone() };
+            return self.groups.iter().map(named).collect();
         }
         vec![GroupManifest {
             name: String::new(),
@@ -87,6 +97,7 @@ impl BankManifest {
             train_count: self.train_count,
             image_threshold_raw: self.image_threshold_raw,
             pixel_threshold_raw: self.pixel_threshold_raw,
+            threshold,
             reference_px: None,
         }]
     }
@@ -100,6 +111,7 @@ impl BankManifest {
         if let Some(first) = self.groups.first() {
             self.image_threshold_raw = first.image_threshold_raw;
             self.pixel_threshold_raw = first.pixel_threshold_raw;
+            self.threshold = first.threshold.unwrap_or(self.threshold);
         }
     }
 }

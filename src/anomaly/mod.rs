@@ -44,7 +44,7 @@ pub use bank::Bank;
 pub use build::{BankBuilder, BankOptions, DEFAULT_CORRELATION_MIN, PictureNote};
 pub use defects::mask;
 pub use error::AnomalyError;
-pub use fit::{FitScores, refit};
+pub use fit::{FitOn, FitScores, refit};
 pub use graph::GraphSurface;
 pub use group::{GroupManifest, Picture, THUMBNAILS_MAX};
 pub use manifest::{BankManifest, BankModel, Layer};

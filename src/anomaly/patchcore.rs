@@ -196,7 +196,7 @@ impl PatchCore {
                 best = Some((median, number, found));
             }
         }
-        let name = || AnomalyError::NoGroup { name: String::new(), known: "none".to_owned() };
+        let name = || AnomalyError::NoGroup { name: String::new(), known: "it has none".to_owned() };
         best.map(|(_, number, found)| (number, found)).ok_or_else(name)
     }
 

@@ -53,11 +53,12 @@ enum Command {
 
 /// Which pictures are learnt.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["images", "split"])))]
 pub struct PictureArgs {
     /// Folder of pictures of good parts; every picture in it is learnt.
-    #[arg(long, value_name = "DIR", required_unless_present = "split", conflicts_with = "split")]
+    #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// JSON file whose `train` list names the pictures to learn.
+    /// JSON file whose `train` list names the pictures to learn, below --root.
     #[arg(long, value_name = "FILE", requires = "root")]
     split: Option<PathBuf>,
     /// Folder the split's file names are relative to.
@@ -295,8 +296,8 @@ pub fn report(bank: &Bank, as_json: bool) -> anyhow::Result<()> {
         let (image, pixel) = (group.image_threshold_raw, group.pixel_threshold_raw);
         let name = if group.name.is_empty() { String::new() } else { format!(", group {}", group.name) };
         println!("threshold  {image:.4} (image), {pixel:.4} (pixel){name}");
+        println!("           {}", rule_in_words(manifest.rule_of(group)));
     }
-    println!("           {}", rule_in_words(manifest.threshold));
     if manifest.train_count < FEW_PICTURES {
         println!(
             "few        in so few pictures good parts may not differ as they do on the line; {FEW_PICTURES} or more are better"

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::bank::{ensure_absent, open_scorer, progress_bar, report};
 use super::bank_split::{LabelledPicture, Split, pictures_in};
 use super::bank_view::threshold_rule;
-use crate::anomaly::{AnomalyError, Bank, FitScores, refit};
+use crate::anomaly::{AnomalyError, Bank, FitOn, FitScores, refit};
 use crate::capture;
 
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,8 @@ pub struct FitArgs {
     /// Use the split's `test` list: what is measured on it afterwards is too good.
     #[arg(long, requires = "split")]
     use_test: bool,
-    /// Fit this group of the bank alone; each picture counts for the group it is most alike if not given.
+    /// Fit this group of the bank alone; the others keep their thresholds. If not given, each picture counts for the group it
+    /// is most alike, and groups that no picture counts for keep theirs.
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
     /// Folder of model folders.
@@ -66,7 +67,11 @@ pub fn fit(args: &FitArgs) -> anyhow::Result<()> {
     let rule = threshold_rule(&args.objective, args.confidence)?;
     let pictures = pictures_of(args)?;
     let (scores, not_registered) = score(args, &pictures)?;
-    let bank = refit(Bank::open(&args.bank)?, &args.out, rule, &scores)?;
+    let on = if pictures.is_empty() { FitOn::Own(args.group.as_deref()) } else { FitOn::Others(&scores) };
+    let parent = Bank::open(&args.bank)?;
+    let kept: Vec<String> =
+        parent.group_names().into_iter().filter(|name| !on.names(name)).map(str::to_owned).collect();
+    let bank = refit(parent, &args.out, rule, on)?;
     let outcome = outcome_of(&bank, &scores, not_registered);
     if args.json {
         let document = serde_json::json!({
@@ -76,6 +81,9 @@ pub fn fit(args: &FitArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     report(&bank, false)?;
+    if !kept.is_empty() {
+        println!("as before  the thresholds of {}", kept.join(", "));
+    }
     if pictures.is_empty() {
         println!("fitted on  the bank's own good pictures, each by a bank without it");
     } else {
