@@ -123,3 +123,6 @@ pub const MODEL_REBUILD_BACKOFF_MIN: Duration = Duration::from_secs(1);
 pub const MODEL_REBUILD_BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Largest fit that is published, bytes: some 30 000 parts with a threshold of their own.
 pub const FIT_BYTES_MAX: usize = 1 << 20;
+/// A camera's scale, pixels per millimetre: a satellite's and a microscope's.
+pub const PX_PER_MM_MIN: f32 = 0.001;
+pub const PX_PER_MM_MAX: f32 = 100_000.0;

@@ -393,3 +393,36 @@ fn a_fit_of_one_group_leaves_the_others_and_every_group_says_its_rule() {
     let said = text(&succeed(add.args(["--group", "side"])).stdout);
     assert!(said.contains("largest F1"), "{said}");
 }
+
+#[test]
+fn options_that_cannot_be_meant_are_refused_in_words() {
+    let folder = TempDir::new().unwrap();
+    let assets = Assets::get();
+    let at = |name: &str| folder.path().join(name);
+    let refused = |command: &mut Command, words: &[&str], status: i32| {
+        let said = fail_with(command, status);
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+    };
+    refused(bank("build").arg("--out").arg(at("x")), &["--images", "--split"], 64);
+    let few = few_good(folder.path(), 0, 2);
+    let build = |options: &[&str]| {
+        let mut command = bank("build");
+        command.arg("--images").arg(&few).arg("--out").arg(at("x")).args(options);
+        command
+    };
+    refused(&mut build(&["--budget-s", "0"]), &["time budget is 0 s"], 1);
+    refused(&mut build(&["--threshold", "false-reject=0"]), &["false-reject rate is 0: it must be above 0"], 1);
+    let mut add = bank("add");
+    add.args(["--bank", "/nowhere/gx"]).arg("--images").arg(&few).arg("--out").arg(at("x"));
+    refused(&mut add, &["`/nowhere/gx` does not exist"], 1);
+    let explain = |options: &[&str]| {
+        let mut command = bank("explain");
+        command.arg(crack()).arg("--bank").arg(assets.bank()).args(options);
+        command
+    };
+    refused(&mut explain(&["--group", "nope"]), &["no group `nope`", "have no group name"], 1);
+    refused(&mut explain(&["--px-per-mm", "1e-30"]), &["--px-per-mm", "0.001 to 100000"], 1);
+    let why = at("why.gif");
+    refused(&mut explain(&["--out", why.to_str().unwrap()]), &["why.gif", ".png"], 1);
+    assert!(!why.exists());
+}

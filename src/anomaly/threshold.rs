@@ -63,14 +63,11 @@ impl ThresholdRule {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most n + 1, not negative")]
 fn order_statistic(good: &[f32], rate: f64, confidence: Option<f64>) -> Result<f32, AnomalyError> {
-    let in_range = |value: f64| value > 0.0 && value < 1.0;
-    if !in_range(rate) || !confidence.is_none_or(in_range) {
-        let value = format!("{rate} ({confidence:?})");
-        return Err(AnomalyError::Option {
-            option: "false-reject rate (confidence)",
-            value,
-            allowed: "above 0, below 1",
-        });
+    let asked = [("false-reject rate", Some(rate)), ("confidence of the false-reject rate", confidence)];
+    for (option, value) in asked {
+        if let Some(value) = value.filter(|value| !(*value > 0.0 && *value < 1.0)) {
+            return Err(AnomalyError::Option { option, value: value.to_string(), allowed: "above 0, below 1" });
+        }
     }
     let n = good.len();
     let k = match confidence {
@@ -170,8 +167,11 @@ mod tests {
     #[test]
     fn rates_outside_are_refused() {
         for rate in [0.0, 1.0, f64::NAN] {
-            assert!(ThresholdRule::FalseReject { rate }.of_good(&scores(5)).is_err());
+            let error = ThresholdRule::FalseReject { rate }.of_good(&scores(5)).unwrap_err().to_string();
+            assert_eq!(error, format!("false-reject rate is {rate}: it must be above 0, below 1"));
         }
+        let sure = ThresholdRule::FalseRejectSure { rate: 0.1, confidence: 1.0 };
+        assert!(sure.of_good(&scores(5)).unwrap_err().to_string().starts_with("confidence"));
         assert!(ThresholdRule::BestF1.of_good(&scores(5)).is_err());
     }
 

@@ -1,11 +1,12 @@
 //! `loupe bank explain`: where and why a picture differs, beside the learnt picture that is most alike.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
 use super::bank::open_scorer;
 use crate::anomaly::AnomalyResult;
+use crate::limits::{PX_PER_MM_MAX, PX_PER_MM_MIN};
 use crate::types::Image;
 use crate::{capture, overlay};
 
@@ -20,13 +21,13 @@ pub struct ExplainArgs {
     /// Folder of the bank.
     #[arg(long, value_name = "DIR")]
     bank: PathBuf,
-    /// File to write, JPEG if its name says so, else PNG: the picture with its heat map and defects, and beside it the learnt picture that is most alike.
+    /// File to write, PNG or JPEG as its name says (.png, .jpg, .jpeg): the picture with its heat map and defects, and beside it the learnt picture that is most alike.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// PNG file to write the mask to: white where the map is above the pixel threshold.
+    /// PNG file (.png) to write the mask to: white where the map is above the pixel threshold.
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
-    /// The camera's scale, pixels per millimetre: areas are then given in mm² as well.
+    /// The camera's scale, pixels per millimetre, 0.001 to 100000: areas are then given in mm² as well.
     #[arg(long, value_name = "PX_PER_MM")]
     px_per_mm: Option<f32>,
     /// Compare with this group of the bank only.
@@ -42,15 +43,23 @@ pub struct ExplainArgs {
 
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     if let Some(scale) = args.px_per_mm {
-        anyhow::ensure!(scale.is_finite() && scale > 0.0, "--px-per-mm is {scale}, it must be above 0");
+        anyhow::ensure!(
+            (PX_PER_MM_MIN..=PX_PER_MM_MAX).contains(&scale),
+            "--px-per-mm is {scale}, it must be {PX_PER_MM_MIN} to {PX_PER_MM_MAX}"
+        );
+    }
+    let is_jpeg = args.out.as_ref().is_some_and(|out| ends_in(out, &["jpg", "jpeg"]));
+    if let Some(out) = args.out.as_ref().filter(|out| !is_jpeg && !ends_in(out, &["png"])) {
+        anyhow::bail!("--out is `{}`; write a name that ends in .png, .jpg or .jpeg", out.display());
+    }
+    if let Some(out) = args.mask.as_ref().filter(|out| !ends_in(out, &["png"])) {
+        anyhow::bail!("--mask is `{}`; write a name that ends in .png", out.display());
     }
     let image = capture::read_image(&args.image)?;
     let mut scorer = open_scorer(&args.bank, &args.models, args.group.as_deref())?.with_scale(args.px_per_mm);
     let result = scorer.score(&image).with_context(|| format!("cannot score `{}`", args.image.display()))?;
     if let Some(out) = &args.out {
         let picture = side_by_side(&image, &result)?;
-        let is_jpeg =
-            out.extension().is_some_and(|end| end.eq_ignore_ascii_case("jpg") || end.eq_ignore_ascii_case("jpeg"));
         let bytes =
             if is_jpeg { capture::encode_jpeg(&picture, JPEG_QUALITY)? } else { capture::encode_png(&picture)? };
         std::fs::write(out, bytes).with_context(|| format!("cannot write `{}`", out.display()))?;
@@ -67,6 +76,10 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
         print(&result);
     }
     Ok(())
+}
+
+fn ends_in(path: &Path, endings: &[&str]) -> bool {
+    path.extension().is_some_and(|end| endings.iter().any(|ending| end.eq_ignore_ascii_case(ending)))
 }
 
 fn side_by_side(image: &Image, result: &AnomalyResult) -> anyhow::Result<Image> {

@@ -9,7 +9,7 @@ use super::locate::{LocateStage, RawLocate, check_views, checked_areas};
 use super::{ConfigError, Document, Fault};
 use crate::anomaly::SearchMode;
 use crate::inference::{BatchLimits, Batching, ProviderPlan};
-use crate::limits::{self, BATCH_PICTURES_MAX, VIEWS_PER_ITEM_MAX};
+use crate::limits::{self, BATCH_PICTURES_MAX, PX_PER_MM_MAX, PX_PER_MM_MIN, VIEWS_PER_ITEM_MAX};
 use crate::quality::QualityLimits;
 use crate::types::{BoundingBox, ColourLimits, Digest, QualityLevel};
 
@@ -358,10 +358,8 @@ impl RawMatch {
                 document.fault("match.unknown_probability", message.to_owned());
             }
         }
-        if let Some(scale) = self.px_per_mm
-            && !(scale.is_finite() && scale > 0.0)
-        {
-            document.fault("match.px_per_mm", format!("is {scale}, must be above 0"));
+        if let Some(scale) = self.px_per_mm {
+            check_range(document, "match.px_per_mm", scale, PX_PER_MM_MIN, PX_PER_MM_MAX);
         }
         if let Some(views) = self.views.filter(|views| !(2..=VIEWS_PER_ITEM_MAX).contains(views)) {
             document.fault(
@@ -427,10 +425,8 @@ impl RawAnomaly {
                 search: self.search.unwrap_or_default(),
             },
         };
-        if let Some(scale) = self.px_per_mm
-            && !(scale.is_finite() && scale > 0.0)
-        {
-            document.fault("anomaly.px_per_mm", format!("is {scale}, must be above 0"));
+        if let Some(scale) = self.px_per_mm {
+            check_range(document, "anomaly.px_per_mm", scale, PX_PER_MM_MIN, PX_PER_MM_MAX);
         }
         AnomalyStage {
             source,
