@@ -79,7 +79,9 @@ fn a_shifted_part_is_brought_into_place_and_another_scene_holds() {
     let folder = TempDir::new().unwrap();
     let registered = folder.path().join("registered");
     let few = few_good(folder.path(), 0, 12);
-    succeed(bank("build").arg("--images").arg(&few).arg("--out").arg(&registered).args(["--register", "translation"]));
+    // Within this box nothing comes in from beyond the frame's edge, however the part lies below.
+    let options = ["--register", "translation", "--region", "0.08,0.08,0.92,0.92", "--zoom"];
+    succeed(bank("build").arg("--images").arg(&few).arg("--out").arg(&registered).args(options));
     let moved = folder.path().join("moved.png");
     write_png(&moved, &shifted(&crack(), 37, -21));
     let at_rest = explain(&registered, &crack());
@@ -425,4 +427,58 @@ fn options_that_cannot_be_meant_are_refused_in_words() {
     let why = at("why.gif");
     refused(&mut explain(&["--out", why.to_str().unwrap()]), &["why.gif", ".png"], 1);
     assert!(!why.exists());
+}
+
+#[test]
+fn what_a_shift_moves_out_of_the_picture_is_not_scored_and_too_much_of_it_holds() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let few = few_good(folder.path(), 0, 12);
+    let build = |name: &str, options: &[&str]| {
+        let mut command = bank("build");
+        command.arg("--images").arg(&few).arg("--out").arg(at(name)).args(["--register", "translation"]).args(options);
+        succeed(&mut command);
+        at(name)
+    };
+    let moved = |dx: i64, dy: i64| {
+        // What comes in is like nothing that was learnt.
+        let mut image = shifted(&plates().join("good/030.jpg"), dx, dy);
+        let mut bgr = image.bgr().to_vec();
+        for (index, pixel) in bgr.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+            let (x, y) = (index as i64 % 640 - dx, index as i64 / 640 - dy);
+            if !((0..640).contains(&x) && (0..480).contains(&y)) {
+                *pixel = [255, 0, 255];
+            }
+        }
+        image = Image::from_bgr(640, 480, bgr).unwrap();
+        let path = at(&format!("moved{dx}x{dy}.png"));
+        write_png(&path, &image);
+        path
+    };
+    let whole = build("whole", &[]);
+    let at_rest = explain(&whole, &moved(0, 0));
+    assert!(at_rest["surface"]["unseen_ratio"].is_null(), "{at_rest}");
+    for (dx, dy) in [(0, 20), (40, 0), (-40, 0)] {
+        let evidence = explain(&whole, &moved(dx, dy));
+        let unseen = evidence["surface"]["unseen_ratio"].as_f64().unwrap();
+        assert!((0.05..0.25).contains(&unseen), "{evidence}");
+        // The network looks a little farther than its maps are pooled; with the filler it is 2 to 3 times the score at rest.
+        let of_rest = evidence["score_raw"].as_f64().unwrap() / at_rest["score_raw"].as_f64().unwrap();
+        assert!(of_rest < 1.6, "{dx}, {dy}: {at_rest} {evidence}");
+    }
+    // A box that nothing comes into is judged in full, however the part was moved.
+    let inner = build("inner", &["--region", "0.12,0.12,0.88,0.88", "--zoom"]);
+    for (dx, dy) in [(20, 20), (-40, 30)] {
+        let evidence = explain(&inner, &moved(dx, dy));
+        assert!(evidence["score"].as_f64() < Some(0.5) && evidence["surface"]["unseen_ratio"].is_null(), "{evidence}");
+    }
+    let said = fail_with(bank("explain").arg(moved(150, 0)).arg("--bank").arg(&whole), 1);
+    assert!(said.contains("beyond the edge of the picture"), "{said}");
+    // A strip that may be lost of a whole picture may not be lost of a region that somebody drew.
+    let region = build("region", &["--region", "0.5,0.1,1,0.9"]);
+    assert!(explain(&region, &moved(-40, 0))["surface"]["unseen_ratio"].is_null(), "the other side was lost");
+    let recipe = plate_recipe(folder.path(), &region, "");
+    let lines = inspect(&recipe, &at("state"), &[moved(40, 0)]);
+    assert_eq!(lines[0]["verdict"], "hold", "{}", lines[0]);
+    assert!(lines[0]["reasons"].as_array().unwrap().contains(&"anomaly.not_registered".into()), "{}", lines[0]);
 }

@@ -97,6 +97,11 @@ impl Aligner {
         Self { levels: pyramid(reference), width_px, height_px, motion }
     }
 
+    /// Width and height of the reference as it was taken.
+    pub(super) fn size_px(&self) -> (u32, u32) {
+        (self.width_px, self.height_px)
+    }
+
     /// The grey picture that stands for `image` in a bank.
     pub(super) fn reduce(image: &Image) -> Grey {
         let longest = image.width_px().max(image.height_px());

@@ -127,8 +127,10 @@ pub struct BankBuilder {
     reference: Option<([u32; 2], Grey)>,
     aligner: Option<Aligner>,
     is_view_fixed: bool,
-    /// Of the patches that count, `[images × patches, dim]`.
+    /// Of the patches that count and were seen, picture by picture, `[patches, dim]`.
     descriptors: Vec<f32>,
+    /// Of each picture, which of the patches that count were seen; `None` = all.
+    seen: Vec<Option<Vec<usize>>>,
     notes: Vec<PictureNote>,
 }
 
@@ -153,6 +155,7 @@ impl BankBuilder {
             aligner: None,
             is_view_fixed: false,
             descriptors: Vec::new(),
+            seen: Vec::new(),
             notes: Vec::new(),
         })
     }
@@ -198,7 +201,8 @@ impl BankBuilder {
     /// Learn one picture of a good part.
     ///
     /// # Errors
-    /// When the part is not where the first picture shows it, the model fails or the descriptors grow beyond the limit.
+    /// When the part is not where the first picture shows it ([`AnomalyError::is_not_in_place`]), the model fails or the
+    /// descriptors grow beyond the limit.
     pub fn add(&mut self, image: &Image) -> Result<(), AnomalyError> {
         self.add_noted(image, PictureNote::default())
     }
@@ -215,6 +219,7 @@ impl BankBuilder {
             return Err(AnomalyError::TooLarge { images: self.notes.len() + 1, bytes });
         }
         self.descriptors.extend_from_slice(&described.patches);
+        self.seen.push(described.seen);
         self.notes.push(note);
         Ok(())
     }
@@ -283,7 +288,7 @@ impl BankBuilder {
         let base = parent.as_ref().zip(own).map_or(&[][..], |(parent, own)| parent.groups()[own].memory.vectors());
         let training = Training {
             descriptors: &self.descriptors,
-            image_count: self.notes.len(),
+            seen: &self.seen,
             shape: &shape,
             base,
             coreset_ratio,

@@ -1,5 +1,7 @@
 //! Which patches of the grid count, and the map drawn from them alone.
 
+use std::collections::BTreeSet;
+
 use super::align::Warp;
 use super::map::{MapDrawer, ScoreMap};
 use super::patches::PatchGrid;
@@ -30,6 +32,33 @@ impl Cells {
 
     pub(super) fn len(&self) -> usize {
         self.inside.as_ref().map_or(self.grid.0 * self.grid.1, Vec::len)
+    }
+
+    pub(super) fn grid(&self) -> (usize, usize) {
+        self.grid
+    }
+
+    /// Places in the grid of the patches that count, in order.
+    pub(super) fn counted(&self) -> Vec<usize> {
+        self.inside.clone().unwrap_or_else(|| (0..self.grid.0 * self.grid.1).collect())
+    }
+
+    /// Those of them that only patches that count surround.
+    pub(super) fn core(&self) -> BTreeSet<usize> {
+        let counted: BTreeSet<usize> = self.counted().into_iter().collect();
+        let (width, height) = self.grid;
+        let is_core = |&&cell: &&usize| {
+            let (x, y) = (cell % width, cell / width);
+            let is_inner = x > 0 && y > 0 && x + 1 < width && y + 1 < height;
+            is_inner && (y - 1..=y + 1).all(|y| (x - 1..=x + 1).all(|x| counted.contains(&(y * width + x))))
+        };
+        counted.iter().filter(is_core).copied().collect()
+    }
+
+    /// Those of the patches that count at these positions among them.
+    fn part(&self, positions: &[usize]) -> Self {
+        let counted = self.counted();
+        Self { grid: self.grid, inside: Some(positions.iter().map(|&at| counted[at]).collect()) }
     }
 
     /// Descriptors of the patches that count, `[len, dim]`.
@@ -63,16 +92,32 @@ impl SurfaceDrawer {
         Self { cells, drawer, weights }
     }
 
-    /// `distances` of the patches that count.
-    pub(super) fn draw(&mut self, distances: &[f32]) -> ScoreMap {
-        let mut map = self.drawer.draw(&self.cells.scatter(distances));
-        if let Some(weights) = &self.weights {
-            for (value, weight) in map.data.iter_mut().zip(weights) {
-                *value = if *weight >= 0.5 { *value / weight } else { 0.0 };
-            }
-        }
-        map
+    /// Patches that count.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
     }
+
+    /// `distances` of the patches that count and are `seen` (all of them where `None`); 0 where nothing was seen.
+    pub(super) fn draw(&mut self, distances: &[f32], seen: Option<&[usize]>) -> ScoreMap {
+        let Some(seen) = seen else {
+            let map = self.drawer.draw(&self.cells.scatter(distances));
+            return match &self.weights {
+                Some(weights) => within(map, weights),
+                None => map,
+            };
+        };
+        let part = self.cells.part(seen);
+        let weights = self.drawer.draw(&part.scatter(&vec![1.0; part.len()])).data;
+        within(self.drawer.draw(&part.scatter(distances)), &weights)
+    }
+}
+
+/// A smoothed map without what its smoothing took from patches that do not count.
+fn within(mut map: ScoreMap, weights: &[f32]) -> ScoreMap {
+    for (value, weight) in map.data.iter_mut().zip(weights) {
+        *value = if *weight >= 0.5 { *value / weight } else { 0.0 };
+    }
+    map
 }
 
 /// The way from a frame back to the canvas.
@@ -142,11 +187,30 @@ mod tests {
     fn the_map_is_flat_to_the_regions_edge_and_zero_beyond() {
         let cells = Cells::new((28, 28), &left_half());
         let distances = vec![3.0; cells.len()];
-        let map = SurfaceDrawer::new(cells, (224, 224)).draw(&distances);
+        let map = SurfaceDrawer::new(cells, (224, 224)).draw(&distances, None);
         assert!(map.data.iter().all(|value| *value == 0.0 || (value - 3.0).abs() < 1e-3));
         let row = &map.data[100 * 224..101 * 224];
         let last = row.iter().rposition(|value| *value > 0.0).unwrap();
         assert!((108..=116).contains(&last), "{last}");
+    }
+
+    #[test]
+    fn a_map_is_zero_where_nothing_was_seen_and_flat_elsewhere() {
+        let cells = Cells::new((28, 28), &left_half());
+        // The region's columns are 0 to 13; of these the first five were not seen.
+        let seen: Vec<usize> = (0..cells.len()).filter(|at| at % 14 >= 5).collect();
+        let map = SurfaceDrawer::new(cells, (224, 224)).draw(&vec![3.0; seen.len()], Some(&seen));
+        assert!(map.data.iter().all(|value| *value == 0.0 || (value - 3.0).abs() < 1e-3));
+        let row = &map.data[100 * 224..101 * 224];
+        let ends = [row.iter().position(|value| *value > 0.0), row.iter().rposition(|value| *value > 0.0)];
+        assert!((36..=44).contains(&ends[0].unwrap()) && (108..=116).contains(&ends[1].unwrap()), "{ends:?}");
+    }
+
+    #[test]
+    fn the_core_is_what_counted_patches_surround() {
+        let cells = Cells::new((4, 4), &View::default());
+        assert_eq!(cells.core().into_iter().collect::<Vec<_>>(), [5, 6, 9, 10]);
+        assert!(Cells::new((4, 4), &left_half()).core().is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::align::{Aligner, Warp};
 use super::cells::Cells;
 use super::patches::PatchGrid;
+use super::seen::{Placement, reach_of};
 use super::view::{Layout, View, area_px};
 use super::{AnomalyError, Layer};
 use crate::inference::{FeatureModel, OutputRole, OutputSpec};
@@ -30,8 +31,10 @@ struct Place {
 /// A picture in the bank's terms.
 #[derive(Debug)]
 pub(super) struct Described {
-    /// Of the patches that count, `[patches, dim]`.
+    /// Of the patches that count and were seen, `[patches, dim]`.
     pub(super) patches: Vec<f32>,
+    /// Which of the patches that count were seen; `None` = all.
+    pub(super) seen: Option<Vec<usize>>,
     /// From the reference to the picture; `None` where the picture was taken as it is.
     pub(super) warp: Option<Warp>,
     /// With the reference, −1 to 1; `None` without registration.
@@ -71,20 +74,31 @@ impl Describer {
     /// describe it.
     ///
     /// # Errors
-    /// When the part is not found, the model fails or its features are not what they were.
+    /// When the part is not found or too much of it lies beyond the frame's edge, the model fails or its features are not
+    /// what they were.
     pub(super) fn describe(&mut self, image: &Image, aligners: &[&Aligner]) -> Result<Described, AnomalyError> {
         let Some(registration) = self.view.registration else {
-            return Ok(Described { patches: self.patches(image)?, warp: None, correlation: None, aligner_index: None });
+            let patches = self.patches(image)?;
+            return Ok(Described { patches, seen: None, warp: None, correlation: None, aligner_index: None });
         };
         let found = aligners.iter().enumerate().map(|(index, aligner)| (index, aligner.find(image)));
         let best = found.max_by(|(_, (a, _)), (_, (b, _))| a.total_cmp(b));
         let (correlation, needed) = (best.map_or(-1.0, |(_, (found, _))| found), registration.correlation_min);
         match best {
             Some((index, (correlation, warp))) if correlation >= needed => {
+                let frame_px = (image.width_px(), image.height_px());
+                let reach = reach_of(layers(&self.model).iter().map(|layer| layer.stride));
+                let placement = Placement { warp, reference_px: aligners[index].size_px(), frame_px, reach };
+                let shape = self.probe()?;
+                let seen = placement.seen(&shape.cells, &self.view)?;
                 let aligned = aligners[index].straighten(image, warp);
-                let patches = self.patches(&aligned)?;
+                let mut patches = self.patches(&aligned)?;
+                if let Some(seen) = &seen {
+                    let rows = seen.iter().flat_map(|at| &patches[at * shape.dim..(at + 1) * shape.dim]);
+                    patches = rows.copied().collect();
+                }
                 let (warp, correlation) = (Some(warp), Some(correlation));
-                Ok(Described { patches, warp, correlation, aligner_index: Some(index) })
+                Ok(Described { patches, seen, warp, correlation, aligner_index: Some(index) })
             }
             _ => Err(AnomalyError::NotRegistered { correlation, needed }),
         }

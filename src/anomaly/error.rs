@@ -52,6 +52,12 @@ pub enum AnomalyError {
          that it lies as when the bank was built"
     )]
     NotRegistered { correlation: f32, needed: f32 },
+    #[error(
+        "{percent:.0} % of what is looked at lies beyond the edge of the picture, {allowed}; lay the part as when the bank was \
+         built",
+        percent = unseen_ratio * 100.0
+    )]
+    OutOfFrame { unseen_ratio: f32, allowed: &'static str },
     #[error("the region holds no patch of the {width}x{height} grid; draw it larger, zoom to it or use tiles", width = grid.0, height = grid.1)]
     EmptyRegion { grid: (usize, usize) },
     #[error("the bank has no group `{name}`; {known}")]
@@ -85,6 +91,13 @@ pub enum AnomalyError {
 }
 
 impl AnomalyError {
+    /// Whether the part does not lie, or not in full, where the bank's reference shows it: the picture is held, no engine
+    /// failed.
+    #[must_use]
+    pub fn is_not_in_place(&self) -> bool {
+        matches!(self, Self::NotRegistered { .. } | Self::OutOfFrame { .. })
+    }
+
     /// The same of one group; as it is where the group has no name.
     pub(super) fn of_group(self, name: &str) -> Self {
         if name.is_empty() { self } else { Self::OfGroup { name: name.to_owned(), source: Box::new(self) } }

@@ -14,9 +14,10 @@ const FOLDS_MAX: usize = 5;
 
 /// Descriptors of good pictures and how to learn from them.
 pub(super) struct Training<'d> {
-    /// Of the patches that count, `[images × patches, dim]`.
+    /// Of the patches that count and were seen, picture by picture, `[patches, dim]`.
     pub(super) descriptors: &'d [f32],
-    pub(super) image_count: usize,
+    /// Of each picture, which of the patches that count were seen; `None` = all.
+    pub(super) seen: &'d [Option<Vec<usize>>],
     pub(super) shape: &'d Shape,
     /// Vectors that are in the bank whatever is chosen, `[n, dim]`.
     pub(super) base: &'d [f32],
@@ -49,7 +50,7 @@ impl Training<'_> {
     /// The bank's vectors, and the scores of the folds; jobs are spread over the cores.
     pub(super) fn learn(&self) -> Result<(Learned, GoodScores), AnomalyError> {
         let watch = Stopwatch::start();
-        let folds = self.image_count.min(FOLDS_MAX);
+        let folds = self.seen.len().min(FOLDS_MAX);
         let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(folds);
         let mut good = GoodScores { image: Vec::new(), map_max: Vec::new() };
         let (memory, by_worker) = std::thread::scope(|scope| {
@@ -93,16 +94,17 @@ impl Training<'_> {
         budget_share: f32,
     ) -> Result<GoodScores, AnomalyError> {
         faiss::set_threads(1);
-        let held_out = self.image_count * fold / folds..self.image_count * (fold + 1) / folds;
+        let image_count = self.seen.len();
+        let held_out = image_count * fold / folds..image_count * (fold + 1) / folds;
         let memory = self.memory_without(held_out.clone(), watch, budget_share)?.memory;
         let mut drawer = SurfaceDrawer::new(self.shape.cells.clone(), self.shape.canvas_px);
-        let values_per_image = self.values_per_image();
+        let (starts, dim) = (self.starts(), self.shape.dim);
         let mut scores = GoodScores { image: Vec::new(), map_max: Vec::new() };
         for image in held_out {
-            let patches = &self.descriptors[image * values_per_image..(image + 1) * values_per_image];
+            let patches = &self.descriptors[starts[image] * dim..starts[image + 1] * dim];
             let found = memory.search(patches)?;
             scores.image.push(memory.image_score(patches, &found)?);
-            let map = drawer.draw(&found.distances);
+            let map = drawer.draw(&found.distances, self.seen[image].as_deref());
             scores.map_max.push(map.data.iter().copied().fold(0.0, f32::max));
         }
         Ok(scores)
@@ -121,13 +123,13 @@ impl Training<'_> {
         budget_share: f32,
     ) -> Result<Learned, AnomalyError> {
         let dim = self.shape.dim;
-        let values_per_image = self.values_per_image();
-        let (before, after) = (held_out.start * values_per_image, held_out.end * values_per_image);
+        let starts = self.starts();
+        let (before, after) = (starts[held_out.start], starts[held_out.end]);
         let copied: Vec<f32>;
         let vectors = if held_out.is_empty() {
             self.descriptors
         } else {
-            copied = [&self.descriptors[..before], &self.descriptors[after..]].concat();
+            copied = [&self.descriptors[..before * dim], &self.descriptors[after * dim..]].concat();
             &copied
         };
         let total = vectors.len() / dim;
@@ -140,10 +142,9 @@ impl Training<'_> {
             budget_ms.is_none_or(|budget_ms| watch.ms() < budget_ms)
         };
         let chosen = coreset::choose_beside(self.base, vectors, dim, count, self.seed, &mut go_on);
-        let patches = self.shape.cells.len();
-        let picture = |index: &usize| {
-            let picture = index / patches;
-            u32::try_from(if picture < held_out.start { picture } else { picture + held_out.len() }).unwrap_or(u32::MAX)
+        let picture = |&index: &usize| {
+            let patch = if index < before { index } else { index + after - before };
+            u32::try_from(starts.partition_point(|start| *start <= patch) - 1).unwrap_or(u32::MAX)
         };
         let origins = chosen.iter().map(picture).collect();
         let rows = chosen.iter().flat_map(|&index| &vectors[index * dim..(index + 1) * dim]);
@@ -151,8 +152,14 @@ impl Training<'_> {
         Ok(Learned { memory, origins })
     }
 
-    fn values_per_image(&self) -> usize {
-        self.shape.cells.len() * self.shape.dim
+    /// The number of each picture's first patch, and behind the last one that of all patches.
+    fn starts(&self) -> Vec<usize> {
+        let counts = self.seen.iter().map(|seen| seen.as_ref().map_or(self.shape.cells.len(), Vec::len));
+        let sums = counts.scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        });
+        std::iter::once(0).chain(sums).collect()
     }
 }
 
@@ -174,10 +181,12 @@ mod tests {
         Shape { grid: (2, 2), dim: 2, canvas_px: (8, 8), cells: Cells::new((2, 2), &View::default()) }
     }
 
+    const WHOLE: &[Option<Vec<usize>>] = &[const { None }; 12];
+
     fn training<'d>(descriptors: &'d [f32], image_count: usize, shape: &'d Shape) -> Training<'d> {
         Training {
             descriptors,
-            image_count,
+            seen: &WHOLE[..image_count],
             shape,
             base: &[],
             coreset_ratio: 0.5,
@@ -204,6 +213,24 @@ mod tests {
         let shape = shape();
         let (learned, _) = training(&descriptors, 12, &shape).learn().unwrap();
         let found = learned.memory.search(&descriptors[7 * 8..8 * 8]).unwrap();
+        assert!(found.ids().iter().all(|&id| learned.origins[usize::try_from(id).unwrap()] == 7), "{found:?}");
+    }
+
+    #[test]
+    fn patches_that_were_not_seen_are_neither_learnt_nor_scored() {
+        let all = descriptors(12, Some(7));
+        // Of picture 3 the second patch was filler, far from everything; what is left of it is like the others.
+        let mut seen = WHOLE.to_vec();
+        seen[3] = Some(vec![0, 2, 3]);
+        let without: Vec<f32> = [&all[..3 * 8 + 2], &all[3 * 8 + 4..]].concat();
+        let mut with = all.clone();
+        with[3 * 8 + 2..3 * 8 + 4].fill(90.0);
+        let shape = shape();
+        let (_, whole) = training(&with, 12, &shape).learn().unwrap();
+        let (learned, good) = Training { seen: &seen, ..training(&without, 12, &shape) }.learn().unwrap();
+        assert!(whole.image[3] > 20.0 && good.image[3] < 5.0 && good.map_max[3] < 5.0, "{good:?}");
+        assert_eq!((good.image.len(), learned.memory.len()), (12, 24));
+        let found = learned.memory.search(&all[7 * 8..8 * 8]).unwrap();
         assert!(found.ids().iter().all(|&id| learned.origins[usize::try_from(id).unwrap()] == 7), "{found:?}");
     }
 

@@ -34,6 +34,7 @@ mod patchcore;
 mod patches;
 mod score;
 mod seal;
+mod seen;
 mod staging;
 mod surface;
 mod threshold;

@@ -148,7 +148,7 @@ impl PatchCore {
     /// Score a whole picture.
     ///
     /// # Errors
-    /// When the part is not where the bank's reference shows it ([`AnomalyError::NotRegistered`]), the model fails, or its
+    /// When the part is not where the bank's reference shows it ([`AnomalyError::is_not_in_place`]), the model fails, or its
     /// features do not fit the bank.
     pub fn score(&mut self, image: &Image) -> Result<AnomalyResult, AnomalyError> {
         let watch = Stopwatch::start();
@@ -169,9 +169,12 @@ impl PatchCore {
         let mut evidence = self.evidence(score_raw, number, &map);
         let frame_px = (image.width_px(), image.height_px());
         let (regions, region_count) = defects::find(&map, evidence.pixel_threshold_raw, frame_px, self.px_per_mm);
+        let counted = self.drawer.len();
+        let unseen_ratio = described.seen.as_ref().map_or(0.0, |seen| 1.0 - seen.len() as f32 / counted as f32);
         evidence.surface = SurfaceReading {
             group: Some(self.bank.groups()[number].manifest.name.clone()).filter(|name| !name.is_empty()),
             correlation: described.correlation,
+            unseen_ratio,
             nearest_picture: nearest.as_ref().map(|picture| picture.name.clone()),
             regions,
             region_count,
@@ -207,7 +210,7 @@ impl PatchCore {
         number: usize,
         image: &Image,
     ) -> ScoreMap {
-        let map = self.drawer.draw(&found.distances);
+        let map = self.drawer.draw(&found.distances, described.seen.as_deref());
         let frame_px = (image.width_px(), image.height_px());
         let area = self.describer.view.area();
         let reference = self.bank.groups()[number].manifest.reference_px;

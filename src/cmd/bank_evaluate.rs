@@ -137,7 +137,7 @@ impl Tally {
         let image = capture::read_image(&path)?;
         let watch = Stopwatch::start();
         let result = match scorer.score(&image) {
-            Err(crate::anomaly::AnomalyError::NotRegistered { .. }) => {
+            Err(error) if error.is_not_in_place() => {
                 self.not_registered += 1;
                 return Ok(());
             }

@@ -106,6 +106,12 @@ fn print(result: &AnomalyResult) {
     if let Some(correlation) = surface.correlation {
         println!("in place   correlation {correlation:.3}");
     }
+    if surface.unseen_ratio > 0.0 {
+        println!(
+            "not seen   {:.0} % of it lies beyond the edge of the picture and is not judged",
+            surface.unseen_ratio * 100.0
+        );
+    }
     if let Some(nearest) = &surface.nearest_picture {
         println!("most alike {nearest}");
     }

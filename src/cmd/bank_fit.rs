@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::bank::{ensure_absent, open_scorer, progress_bar, report};
 use super::bank_split::{LabelledPicture, Split, pictures_in};
 use super::bank_view::threshold_rule;
-use crate::anomaly::{AnomalyError, Bank, FitOn, FitScores, refit};
+use crate::anomaly::{Bank, FitOn, FitScores, refit};
 use crate::capture;
 
 #[derive(Debug, clap::Args)]
@@ -125,7 +125,7 @@ fn score(args: &FitArgs, pictures: &[(PathBuf, bool)]) -> anyhow::Result<(BTreeM
     let progress = progress_bar(pictures.len(), "scoring");
     for (path, is_bad) in pictures {
         let result = match scorer.score(&capture::read_image(path)?) {
-            Err(AnomalyError::NotRegistered { .. }) => {
+            Err(error) if error.is_not_in_place() => {
                 not_registered += 1;
                 continue;
             }

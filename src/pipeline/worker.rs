@@ -258,7 +258,7 @@ fn score(station: &Station, engines: &mut Engines, image: &Image, source: &str, 
             warn!(station = station.name, source, error = %error, "frame held: anomaly scoring failed");
             let fault = match &error {
                 AnomalyError::Inference(error) => fault_of(error),
-                AnomalyError::NotRegistered { .. } => Reason::AnomalyNotRegistered,
+                error if error.is_not_in_place() => Reason::AnomalyNotRegistered,
                 _ => Reason::ModelError,
             };
             found.evidence.faults.push(fault);

@@ -198,6 +198,10 @@ pub struct SurfaceReading {
     pub group: Option<String>,
     /// With the bank's reference picture, −1 to 1; `None` without registration.
     pub correlation: Option<f32>,
+    /// Share of the patches that count which lay beyond the frame's edge once the part was in place, and were not judged,
+    /// 0 to 1.
+    #[serde(default, skip_serializing_if = "is_none_unseen")]
+    pub unseen_ratio: f32,
     /// The learnt picture that is most alike; `None` in banks that do not remember theirs.
     pub nearest_picture: Option<String>,
     /// Where the map is above the pixel threshold, the highest score first; bounded.
@@ -211,6 +215,11 @@ impl SurfaceReading {
     pub fn is_empty(&self) -> bool {
         *self == SurfaceReading::default()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none_unseen(ratio: &f32) -> bool {
+    *ratio == 0.0
 }
 
 /// A connected part of the map above the pixel threshold.
