@@ -55,6 +55,14 @@ impl Cells {
         counted.iter().filter(is_core).copied().collect()
     }
 
+    /// The places in the grid around one, itself too.
+    pub(super) fn around(&self, cell: usize) -> impl Iterator<Item = usize> {
+        let (width, height) = self.grid;
+        let (x, y) = (cell % width, cell / width);
+        let near = |at: usize, count: usize| at.saturating_sub(1)..=(at + 1).min(count - 1);
+        near(y, height).flat_map(move |y| near(x, width).map(move |x| y * width + x))
+    }
+
     /// Those of the patches that count at these positions among them.
     fn part(&self, positions: &[usize]) -> Self {
         let counted = self.counted();

@@ -117,11 +117,12 @@ impl super::Surface for GraphSurface {
             Normalisation::InGraph => score_raw.min(1.0),
             Normalisation::MinMax => normalised(score_raw + self.spec.lowest, image_scale),
         };
-        if let Some(is_odd) = raw.is_odd.filter(|is_odd| contradicts(*is_odd, score)) {
+        if let Some(is_odd) = raw.is_odd.filter(|is_odd| raw.score.is_some() && contradicts(*is_odd, score)) {
             let word = if is_odd { "anomalous" } else { "normal" };
             let message = format!(
                 "it calls the picture {word} and gives it a score of {score}, where 0.5 is the threshold; export it with its \
-                 normalisation, or set `normalisation = \"min_max\"` with the numbers of its training"
+                 normalisation and an `image_sensitivity` of 0.5, or set `normalisation = \"min_max\"` with the numbers of \
+                 its training"
             );
             return Err(self.fault(message));
         }

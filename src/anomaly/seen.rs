@@ -4,6 +4,8 @@
 //! filler: nothing is known of the surface there. Such patches are neither learnt nor scored, and where they are too many
 //! the picture is held, since what was not seen must never pass.
 
+use std::collections::BTreeSet;
+
 use super::AnomalyError;
 use super::align::Warp;
 use super::cells::Cells;
@@ -55,11 +57,16 @@ impl Placement {
         if unseen_ratio > UNSEEN_RATIO_MAX {
             return fault("at most 25 % may");
         }
-        let is_core_hidden = || {
+        // Harmless is a hidden patch on the edge of what is seen, not a narrow limb of a region that is hidden as a whole.
+        let is_piece_hidden = || {
             let core = cells.core();
-            counted.iter().zip(&shown).any(|(cell, shown)| !shown && (core.is_empty() || core.contains(cell)))
+            let pairs = || counted.iter().zip(&shown);
+            let seen_core: BTreeSet<usize> =
+                pairs().filter(|(cell, shown)| **shown && core.contains(cell)).map(|(cell, _)| *cell).collect();
+            let is_beside = |&cell: &usize| cells.around(cell).any(|other| seen_core.contains(&other));
+            pairs().any(|(cell, shown)| !shown && (core.contains(cell) || !is_beside(cell)))
         };
-        if !view.regions.is_empty() && is_core_hidden() {
+        if !view.regions.is_empty() && is_piece_hidden() {
             return fault("and of the region no more than its outermost patches may");
         }
         Ok(Some(seen))
@@ -151,6 +158,9 @@ mod tests {
         assert!(seen(moved(2.0, 0.0), &ignoring).is_ok(), "what is ignored is no region");
         let narrow = with_region(0.9, 0.0, 1.0, 1.0);
         assert!(seen(moved(1.0, 0.0), &narrow).is_err(), "a region of two patches has nothing but an edge");
+        let mut two = with_region(0.2, 0.2, 0.7, 0.8);
+        two.regions.extend(with_region(0.9, 0.4, 1.0, 0.6).regions);
+        assert!(seen(moved(1.0, 0.0), &two).is_err(), "beside a wide one it is hidden all the same");
     }
 
     #[test]

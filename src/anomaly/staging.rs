@@ -65,7 +65,7 @@ impl Staging {
 
 /// Whether no process has this id.
 fn is_gone(pid: i32) -> bool {
-    let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0) else { return false };
+    let Some(pid) = Some(pid).filter(|pid| *pid > 0).and_then(rustix::process::Pid::from_raw) else { return false };
     rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH)
 }
 

@@ -78,7 +78,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let plate_bank = args.state.join("plate-bank");
     if !is_bank_of(&plate_bank, &model) {
         if plate_bank.exists() {
-            let cannot = || format!("cannot remove {}, which an older version built", plate_bank.display());
+            anyhow::ensure!(
+                is_demos_own(&plate_bank),
+                "{} is no bank of this demo: move it away, or name another folder with --state",
+                plate_bank.display()
+            );
+            let cannot = || format!("cannot remove {}, which another version built", plate_bank.display());
             std::fs::remove_dir_all(&plate_bank).with_context(cannot)?;
         }
         eprintln!("building the bank of good plates of {} (once)", args.samples.join("plate/good").display());
@@ -126,6 +131,14 @@ fn is_bank_of(dir: &Path, model: &ModelManifest) -> bool {
         let built = &bank.manifest().model;
         (built.sha256, built.input_sha256) == (model.sha256(), Some(model.input_sha256()))
     })
+}
+
+/// Whether what lies there is a bank of the demo's model, of whatever format: only such is built anew.
+fn is_demos_own(bank: &Path) -> bool {
+    let text = std::fs::read(bank.join("manifest.json")).unwrap_or_default();
+    let Ok(manifest) = serde_json::from_slice::<serde_json::Value>(&text) else { return false };
+    let is_bank = manifest["format"].as_str().is_some_and(|format| format.starts_with("loupe-bank/"));
+    is_bank && manifest["model"]["name"] == MODEL
 }
 
 fn configure(args: &Args, belt_index: PathBuf, plate_bank: PathBuf) -> anyhow::Result<Config> {
@@ -354,7 +367,7 @@ impl Summary {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bank, MODEL, ModelManifest, Path, is_bank_of, is_index_of};
+    use super::{Bank, MODEL, ModelManifest, Path, is_bank_of, is_demos_own, is_index_of};
     use crate::anomaly::{BankBuilder, BankOptions};
     use crate::inference::{FeatureModel, ProviderPlan, Runtime};
     use crate::matching::{BuildOptions, Embedding, IndexBuilder, Template};
@@ -404,5 +417,9 @@ mod tests {
             std::fs::read_dir(&bank).unwrap().flatten().max_by_key(|file| file.metadata().unwrap().len()).unwrap();
         std::fs::write(largest.path(), b"cut").unwrap();
         assert!(Bank::open(&bank).is_err() && !is_bank_of(&bank, &backbone));
+        assert!(is_demos_own(&bank) && !is_demos_own(dir.path()));
+        let manifest = std::fs::read_to_string(bank.join("manifest.json")).unwrap();
+        std::fs::write(bank.join("manifest.json"), manifest.replace(MODEL, "another")).unwrap();
+        assert!(!is_demos_own(&bank), "what somebody else built is never removed");
     }
 }

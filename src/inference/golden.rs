@@ -222,6 +222,7 @@ impl Golden {
         let folder = manifest.folder().join(GOLDEN_FOLDER);
         let path = folder.join(GOLDEN_FILE);
         let failed = |source| InferenceError::Write { path: path.clone(), source };
+        check_size(size_px).map_err(|message| InferenceError::GoldenFile { path: path.clone(), message })?;
         let mut replayer = Replayer::open(runtime, manifest, plan)?;
         let mut cases = Vec::new();
         for (name, sha256, image) in pictures {
@@ -244,13 +245,18 @@ impl Golden {
     }
 }
 
+fn check_size([width_px, height_px]: [u32; 2]) -> Result<(), String> {
+    let is_side = |side: &u32| (1..=IMAGE_SIDE_PX_MAX).contains(side);
+    let is_right =
+        is_side(&width_px) && is_side(&height_px) && u64::from(width_px) * u64::from(height_px) <= PIXELS_MAX;
+    let fault = || format!("a golden is run at 1 to {PIXELS_MAX} pixels, not at {width_px}x{height_px}");
+    is_right.then_some(()).ok_or_else(fault)
+}
+
 /// Whether a case proves what the manifest names, at a size that can be run.
 fn check_case(case: &Case, manifest: &ModelManifest) -> Result<(), String> {
-    let Case { image, size_px: [width_px, height_px], outputs, .. } = case;
-    let is_side = |side: &u32| (1..=IMAGE_SIDE_PX_MAX).contains(side);
-    if !is_side(width_px) || !is_side(height_px) || u64::from(*width_px) * u64::from(*height_px) > PIXELS_MAX {
-        return Err(format!("`{image}` is to be run at {width_px}x{height_px}; at most {PIXELS_MAX} pixels are"));
-    }
+    let Case { image, size_px, outputs, .. } = case;
+    check_size(*size_px).map_err(|fault| format!("`{image}`: {fault}"))?;
     let expected: Vec<&str> = manifest.outputs().iter().map(|output| output.name.as_str()).collect();
     let found: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
     if expected != found {

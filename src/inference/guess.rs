@@ -37,6 +37,8 @@ pub struct Guess {
     is_nhwc: bool,
     sizes: Option<String>,
     detector: Vec<String>,
+    /// Whether a YOLOX is decoded in the graph: its pictures are made as for the raw one.
+    is_decoded_yolox: bool,
     /// Whether it is an anomaly graph, and if so whether it normalises its scores.
     anomaly: Option<bool>,
 }
@@ -83,6 +85,7 @@ pub fn guess(graph: &Graph, inputs: &[Seen], outputs: &[Seen]) -> Result<Guess, 
         is_nhwc,
         sizes: sizes.map(|input| input.name.clone()),
         detector: Vec::new(),
+        is_decoded_yolox: false,
         anomaly: None,
     };
     if guess.by_anomaly(outputs) {
@@ -203,9 +206,11 @@ impl Guess {
             let place = |wanted: &Seen| outputs.iter().position(|output| output.name == wanted.name);
             if self.sizes.is_none() && place(boxes) < place(labels) && place(labels) < place(scores) {
                 self.why.push(
-                    "boxes, labels and scores in this order are torchvision's: their first class is 1, 0 is the background".to_owned(),
+                    "boxes, labels and scores in this order may be torchvision's: set `class_offset = 1` where 0 is the background".to_owned(),
                 );
-                self.detector.push("class_offset = 1             # guessed".to_owned());
+                self.detector.push(
+                    "# class_offset = 1             # where 0 is the background, as torchvision has it".to_owned(),
+                );
             }
             if let Some(sizes) = &self.sizes {
                 self.why.push(format!("input `{sizes}` takes the picture's size"));
@@ -329,6 +334,7 @@ impl Guess {
                     b - 5,
                     b - 4
                 );
+                self.is_decoded_yolox = true;
                 (DetectorLayout::Yolov5, why, Some(b - 5))
             }
             () if a == three && b > 5 && !named && b != 84 && masks == 0 => {
@@ -449,6 +455,7 @@ impl Guess {
         let imagenet_bgr = "mean = [0.406, 0.456, 0.485]     # guessed\nstd = [0.225, 0.224, 0.229]      # guessed";
         let plain_values = "mean = [0.0, 0.0, 0.0]\nstd = [1.0, 1.0, 1.0]";
         let (color, scale, values, resize) = match self.layout {
+            _ if self.is_decoded_yolox => ("bgr", "1.0", plain_values, "letterbox"),
             Some(DetectorLayout::Yolox) => ("bgr", "1.0", plain_values, "letterbox"),
             Some(DetectorLayout::Yolo | DetectorLayout::Yolov5 | DetectorLayout::EndToEnd) => {
                 ("rgb", BY_255, plain_values, "letterbox")
@@ -477,6 +484,9 @@ impl Guess {
             self.size_px[0],
             self.size_px[1],
         );
+        if self.is_decoded_yolox {
+            text.push_str("placement = \"top_left\"      # guessed: as YOLOX letterboxes\n");
+        }
         if self.is_nhwc {
             text.push_str("axes = \"nhwc\"\n");
         }

@@ -341,6 +341,9 @@ impl ModelManifest {
     }
 }
 
+/// What stands in lists of classes for numbers without a name.
+const PLACEHOLDERS: [&str; 4] = ["", "N/A", "background", "__background__"];
+
 fn parse(text: &str) -> Result<ManifestFile, String> {
     let file: ManifestFile = toml::from_str(text).map_err(|error| error.to_string().trim().to_owned())?;
     check(&file)?;
@@ -373,9 +376,10 @@ fn check(file: &ManifestFile) -> Result<(), String> {
     if file.outputs.is_empty() {
         return Err("it names no [[outputs]]".to_owned());
     }
-    if let Some(class) =
-        file.classes.iter().enumerate().find_map(|(at, class)| file.classes[..at].contains(class).then_some(class))
-    {
+    let is_twice = |(at, class): (usize, &String)| {
+        (!PLACEHOLDERS.contains(&class.as_str()) && file.classes[..at].contains(class)).then(|| class.clone())
+    };
+    if let Some(class) = file.classes.iter().enumerate().find_map(is_twice) {
         return Err(format!("`classes` names `{class}` twice: each class of the output needs a name of its own"));
     }
     if file.centres.is_some() && !file.outputs.iter().any(|output| output.role == OutputRole::Embedding) {
@@ -535,6 +539,10 @@ channels = 32
         check_fault("[224, 224]", "[0, 224]", "size_px");
         check_fault("e3b0", "zz", "sha256");
         check_fault("license =", "classes = [\"bolt\", \"nut\", \"bolt\"]\nlicense =", "names `bolt` twice");
+        assert!(
+            load(&GOOD.replace("license =", "classes = [\"N/A\", \"bolt\", \"N/A\"]\nlicense =")).is_ok(),
+            "placeholders"
+        );
         check_fault("role = \"features\"", "role = \"detections\"", "kind = \"detector\"");
         let told = "role = \"features\"\nmirror_sensitive = true";
         check_fault("role = \"features\"", told, "of role `embedding`");

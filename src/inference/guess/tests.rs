@@ -72,7 +72,8 @@ fn what_a_run_shows_and_the_metadata_says_goes_into_the_manifest() {
     assert!(!text.contains("boxes ="), "{text}");
     let (found, _) = written(&plain, &pixels, &[("output", &[1, 8400, 7], 4.5)]);
     assert_eq!(found.layout, Some(DetectorLayout::Yolox));
-    let (found, _) = written(&plain, &pixels, &[("output", &[1, 8400, 7], 633.0)]);
+    let (found, text) = written(&plain, &pixels, &[("output", &[1, 8400, 7], 633.0)]);
+    assert!(text.contains("color = \"bgr\"") && text.contains("placement = \"top_left\""), "{text}");
     assert_eq!(found.layout, Some(DetectorLayout::Yolov5));
     assert!(found.why.iter().any(|why| why.contains("`yolo` with 3 classes")), "{:?}", found.why);
     let queries: &[(&str, &[usize], f32)] = &[("logits", &[1, 300, 80], 3.0), ("pred_boxes", &[1, 300, 4], 0.9)];

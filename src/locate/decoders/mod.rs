@@ -18,8 +18,10 @@ pub(super) const CANDIDATES_MAX: usize = 1_000;
 
 /// How far above 1 a score may be by rounding (FP16 products of sigmoids).
 const SCORE_SLACK: f32 = 0.01;
-/// How far from a whole number a class may be, and how far the wrong way round two corners, by rounding.
-const ROUNDING_SLACK: f32 = 0.01;
+/// How far from a whole number a class may be by rounding.
+const CLASS_SLACK: f32 = 0.01;
+/// How far the wrong way round two corners may be, pixels of the input: heads that regress plain distances give tiny boxes so.
+const INVERTED_PX_MAX: f32 = 1.0;
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +138,7 @@ impl<'t> Found<'t> {
             Some(RowFault::NotFinite)
         } else if score > 1.0 + SCORE_SLACK {
             Some(RowFault::AboveOne)
-        } else if right < left - ROUNDING_SLACK || bottom < top - ROUNDING_SLACK {
+        } else if right < left - INVERTED_PX_MAX || bottom < top - INVERTED_PX_MAX {
             Some(RowFault::Inverted)
         } else {
             None
@@ -279,7 +281,7 @@ fn best(scores: &[f32]) -> (usize, f32) {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0 to 65535")]
 fn class_of(label: f32, offset: u32, count: usize) -> Result<Option<usize>, ()> {
     let number = label.round();
-    if !(0.0..65_536.0).contains(&number) || (label - number).abs() > ROUNDING_SLACK {
+    if !(0.0..65_536.0).contains(&number) || (label - number).abs() > CLASS_SLACK {
         return Err(());
     }
     let class = (number as usize).checked_sub(offset as usize);
@@ -355,9 +357,10 @@ mod tests {
         assert_eq!(row(f32::INFINITY, unit()), (Some(RowFault::NotFinite), 0));
         assert_eq!(row(1.5, unit()), (Some(RowFault::AboveOne), 0));
         assert_eq!(row(1.001, unit()), (None, 1), "rounding");
-        assert_eq!(row(0.9, [1.0, 0.0, 0.0, 1.0]), (Some(RowFault::Inverted), 0));
-        assert_eq!(row(0.9, [0.0, 1.0, 1.0, 0.0]), (Some(RowFault::Inverted), 0));
-        assert_eq!(row(0.1, [1.0, 0.0, 0.0, 1.0]), (None, 0), "a row below its score says nothing");
+        assert_eq!(row(0.9, [9.0, 0.0, 0.0, 9.0]), (Some(RowFault::Inverted), 0));
+        assert_eq!(row(0.9, [0.0, 9.0, 9.0, 0.0]), (Some(RowFault::Inverted), 0));
+        assert_eq!(row(0.9, [0.5, 0.5, 0.0, 0.0]), (None, 1), "less than a pixel");
+        assert_eq!(row(0.1, [9.0, 0.0, 0.0, 9.0]), (None, 0), "a row below its score says nothing");
         let label = |label: f32, score: f32| fault(&move |found| found.offer_label(0, label, 1, score, unit));
         for (number, expected) in
             [(1.0, (None, 1)), (2.0, (None, 1)), (0.0, (None, 0)), (-1.0, (Some(RowFault::NoSuchClass), 0))]
