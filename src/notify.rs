@@ -6,6 +6,9 @@
 //!
 //! Runs on its own thread `loupe-watchdog`. Without `NOTIFY_SOCKET` (not started by systemd) every call does nothing.
 
+use std::ffi::OsStr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -99,7 +102,7 @@ pub fn ready() {
 pub fn status(text: &str) {
     // A line break would start another assignment of the protocol.
     let line = text.replace(['\n', '\r'], " ");
-    send(&[NotifyState::Status(&line)]);
+    send_at_once(&NotifyState::Status(&line));
 }
 
 /// Before a long step of the start (an engine build): do not give up on it before `longer` has passed.
@@ -109,13 +112,32 @@ pub fn extend_start(longer: Duration) {
 
 /// The stop began: `STOPPING=1`.
 pub fn stopping() {
-    send(&[NotifyState::Stopping]);
+    send_at_once(&NotifyState::Stopping);
 }
 
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(error = %error, "could not notify systemd");
     }
+}
+
+/// As [`send`], without waiting where nobody reads: what is said again soon, or is no more than a word, must not hold up a stop.
+fn send_at_once(state: &NotifyState<'_>) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = deliver(&path, format!("{state}\n").as_bytes()) {
+        tracing::debug!(error = %error, "systemd does not hear");
+    }
+}
+
+/// One datagram to a socket by its path, or by its abstract name behind `@`.
+fn deliver(path: &OsStr, message: &[u8]) -> std::io::Result<()> {
+    let address = match path.as_encoded_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(message, &address).map(drop)
 }
 
 /// Pings systemd's watchdog while the stations move.
@@ -137,7 +159,7 @@ impl Watchdog {
             for (progress, seen) in &mut self.stations {
                 *seen = progress.steps();
             }
-            send(&[NotifyState::Watchdog]);
+            send_at_once(&NotifyState::Watchdog);
         }
         is_alive
     }
@@ -176,7 +198,27 @@ impl Watchdog {
 mod tests {
     use std::time::Duration;
 
-    use super::{Progress, Watchdog};
+    use std::os::linux::net::SocketAddrExt as _;
+
+    use super::{Progress, SocketAddr, UnixDatagram, Watchdog, deliver};
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let sent = (0..10_000).take_while(|_| deliver(path.as_os_str(), b"WATCHDOG=1\n").is_ok()).count();
+        assert!((1..10_000).contains(&sent), "the socket is full after {sent}");
+        let mut heard = [0_u8; 64];
+        assert_eq!(manager.recv(&mut heard).unwrap(), b"WATCHDOG=1\n".len());
+        deliver(path.as_os_str(), b"STOPPING=1\n").unwrap();
+        drop(manager);
+        assert!(deliver(path.as_os_str(), b"STOPPING=1\n").is_err());
+        let name = format!("loupe-notify-{}", std::process::id());
+        let abstracted = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        deliver(format!("@{name}").as_ref(), b"STOPPING=1\n").unwrap();
+        assert_eq!(abstracted.recv(&mut heard).unwrap(), b"STOPPING=1\n".len());
+    }
 
     #[test]
     fn one_stalled_station_of_two_stops_the_pings() {
